@@ -1,0 +1,209 @@
+"""What a check of one file found: types only, no opinion.
+
+A check is a `Finding`. The states below are computed from findings and never
+assigned on the way. Nothing here knows of a detector, a database or a page.
+"""
+
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+
+
+class Panel(StrEnum):
+    """The three kinds of statement, which are never merged."""
+
+    PROVEN = "proven"
+    CLAIMED = "claimed"
+    ESTIMATED = "estimated"
+
+
+class Code(StrEnum):
+    """The stable name of one check; `Finding.passed` says how it went."""
+
+    CREDENTIALS_PRESENT = "credentials.present"
+    CREDENTIALS_READABLE = "credentials.readable"
+    CREDENTIALS_EMBEDDED = "credentials.embedded"
+    CLAIM_WELL_FORMED = "claim.well_formed"
+    ASSERTIONS_MATCH = "assertions.match"
+    CONTENT_MATCHES = "content.matches"
+    CONTENT_COVERED = "content.covered"
+    SIGNATURE_VALID = "signature.valid"
+    SIGNATURE_PADDING_EMPTY = "signature.padding_empty"
+    TIME_PROVEN = "time.proven"
+    SIGNER_CHAIN = "signer.chain"
+    SIGNER_PROFILE = "signer.profile"
+    SIGNER_PURPOSE = "signer.purpose"
+    SIGNER_VALID_AT = "signer.valid_at"
+    REVOCATION_CHECKED = "revocation.checked"
+    HISTORY_INTACT = "history.intact"
+    LEDGER_INCLUDED = "ledger.included"
+    MEDIA_WHOLE = "media.whole"
+    CLAIM_CONSISTENT = "claim.consistent"
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """How one check went, in one sentence."""
+
+    code: Code
+    passed: bool
+    explanation: str
+    panel: Panel = Panel.PROVEN
+
+    @classmethod
+    def holds(cls, code: Code, explanation: str) -> "Finding":
+        """A check that went well."""
+        return cls(code, passed=True, explanation=explanation)
+
+    @classmethod
+    def fails(cls, code: Code, explanation: str) -> "Finding":
+        """A check that did not go well, or could not be made."""
+        return cls(code, passed=False, explanation=explanation)
+
+
+class Credentials(StrEnum):
+    """Whether the file carries a signed record we can read."""
+
+    PRESENT = "present"
+    NONE = "none"
+    ELSEWHERE = "elsewhere"
+    UNREADABLE = "unreadable"
+
+
+class Content(StrEnum):
+    """How the media relates to what was signed."""
+
+    INTACT = "intact"
+    PARTLY_COVERED = "partly covered"
+    CHANGED = "changed"
+    NOT_BOUND = "not bound"
+
+
+class Signature(StrEnum):
+    """Whether the claim's signature verifies under the certificate's key."""
+
+    VALID = "valid"
+    BROKEN = "broken"
+
+
+class Signer(StrEnum):
+    """What our signer list says of the certificate, at the proven time."""
+
+    RECOGNISED = "recognised"
+    NOT_RECOGNISED = "not recognised"
+    EXPIRED_TIME_UNPROVEN = "expired, time unproven"
+    REVOKED = "revoked"
+    WRONG_KIND = "wrong kind of certificate"
+
+
+class Revocation(StrEnum):
+    """Whether anyone withdrew the certificate."""
+
+    GOOD = "good"
+    REVOKED = "revoked"
+    SIGNED_BEFORE = "signed before revocation"
+    NOT_CHECKED = "not checked"
+
+
+class History(StrEnum):
+    """What is known of the files this one was made from."""
+
+    COMPLETE = "complete"
+    STARTS_WITHOUT = "starts without credentials"
+    PARTIAL = "partial"
+    PROBLEM = "problem"
+    NONE = "none"
+
+
+class Custody(StrEnum):
+    """How well it is known where the device keeps its key."""
+
+    E0 = "E0"
+    E1 = "E1"
+    E2 = "E2"
+    E3 = "E3"
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """When the signature was made: not a moment, a bracket.
+
+    `None` on a side means nothing proves that side. `source` names the
+    evidence for the side that is proven.
+    """
+
+    not_before: datetime | None = None
+    not_after: datetime | None = None
+    source: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class CertificateFacts:
+    """What a signer's certificate says of itself; a name proves nothing without a list."""
+
+    name: str
+    organisation: str
+    issuer: str
+    serial: str
+    sha256: str
+    key_sha256: str
+    not_before: datetime
+    not_after: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class AssetId:
+    """The identity of a signed asset, stable under padding (SHA-256 digests).
+
+    Never the file's own SHA-256: most bytes of an embedded manifest can be
+    changed without breaking any signature.
+    """
+
+    claim: bytes
+    binding: bytes
+    signature: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Claims:
+    """What the signer says, in the signer's name; nobody else checked it."""
+
+    title: str | None = None
+    generator: str | None = None
+    actions: tuple[str, ...] = ()
+    source_types: tuple[str, ...] = ()
+    claimed_at: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One file in the history tree."""
+
+    title: str
+    relationship: str
+    credentials: Credentials
+    problems: tuple[str, ...]
+    signer: CertificateFacts | None = None
+    recognised: bool = False
+    steps: tuple["Step", ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Provenance:
+    """Everything the checks of one file found. No state here is a verdict."""
+
+    credentials: Credentials
+    content: Content | None
+    signature: Signature | None
+    signer: Signer | None
+    time: Window
+    revocation: Revocation
+    history: History
+    certificate: CertificateFacts | None
+    signer_list: str | None
+    identity: AssetId | None
+    claims: Claims
+    steps: tuple[Step, ...]
+    findings: tuple[Finding, ...]
+    chain: tuple[bytes, ...] = ()
+    token: bytes | None = None

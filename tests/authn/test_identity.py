@@ -1,0 +1,234 @@
+import json
+import subprocess
+import sys
+from dataclasses import replace
+from datetime import timedelta
+from importlib.util import find_spec
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.x509.oid import ExtendedKeyUsageOID
+
+from authn import identity, keys
+from authn.chain import build_chain
+from authn.errors import IssuanceError, KeyNotOursError
+from authn.profile import Profile, check_profile
+
+URL = "http://127.0.0.1:8888/ocsp/"
+NAME = identity.Subject("DE", "Lightseal Lab", "Lab Camera 2")
+
+
+def serial() -> int:
+    return x509.random_serial_number() | 1 << 64
+
+
+def test_our_certificates_fit_our_own_strict_profile(signer_kit) -> None:
+    chain = build_chain(signer_kit.leaf, (signer_kit.issuing,), (signer_kit.root,), signer_kit.at)
+    assert chain.path == (signer_kit.leaf, signer_kit.issuing, signer_kit.root)
+    assert check_profile(chain.path, Profile.POLICY, signer_kit.at) == ()
+    assert check_profile(chain.path, Profile.SPECIFICATION, signer_kit.at) == ()
+
+
+def test_our_time_stamp_unit_fits_its_profile(stamp_kit) -> None:
+    chain = build_chain(stamp_kit.leaf, (), (stamp_kit.root,), stamp_kit.at)
+    assert chain.path == (stamp_kit.leaf, stamp_kit.root)
+    assert check_profile(chain.path, Profile.TIME_STAMPING, stamp_kit.at) == ()
+
+
+def test_neither_kind_of_leaf_passes_for_the_other(signer_kit, stamp_kit) -> None:
+    assert "purpose" in [
+        violation.rule for violation in check_profile((stamp_kit.leaf,), Profile.SPECIFICATION, stamp_kit.at)
+    ]
+    assert "purpose" in [
+        violation.rule
+        for violation in check_profile((signer_kit.leaf,), Profile.TIME_STAMPING, signer_kit.at)
+    ]
+
+
+def test_the_digest_is_known_before_the_certificate_exists(signer_kit) -> None:
+    key = keys.generate_p256()
+    plan = identity.plan_claim_signing(
+        NAME, key.public_key, serial(), signer_kit.at, issuer=signer_kit.issuing, ocsp_url=URL
+    )
+    logged = plan.digest
+    certificate = plan.sign(signer_kit.issuing_key)
+    assert identity.plan_digest(certificate) == logged == plan.digest
+
+
+@pytest.mark.parametrize("field", ["serial", "subject", "not_after", "spki", "ocsp_url"])
+def test_every_field_of_a_plan_is_in_its_digest(signer_kit, field: str) -> None:
+    plan = identity.plan_claim_signing(
+        NAME,
+        keys.generate_p256().public_key,
+        serial(),
+        signer_kit.at,
+        issuer=signer_kit.issuing,
+        ocsp_url=URL,
+    )
+    other = {
+        "serial": plan.serial + 1,
+        "subject": identity.Subject("DE", "Lightseal Lab", "Lab Camera 3"),
+        "not_after": plan.not_after - timedelta(days=1),
+        "spki": identity.spki_of(keys.generate_p256().public_key),
+        "ocsp_url": "http://127.0.0.1:8889/ocsp/",
+    }
+    assert replace(plan, **{field: other[field]}).digest != plan.digest
+
+
+def test_only_the_planned_issuer_signs(signer_kit) -> None:
+    plan = identity.plan_claim_signing(
+        NAME,
+        keys.generate_p256().public_key,
+        serial(),
+        signer_kit.at,
+        issuer=signer_kit.issuing,
+        ocsp_url=URL,
+    )
+    for wrong in (signer_kit.root_key, keys.generate_p384(), keys.generate_p256(), keys.generate_ed25519()):
+        with pytest.raises(IssuanceError):
+            plan.sign(wrong)
+
+
+def test_dates_start_on_the_hour_and_never_in_the_future(signer_kit) -> None:
+    leaf = signer_kit.leaf
+    assert leaf.not_valid_before_utc <= signer_kit.at
+    assert (leaf.not_valid_before_utc.minute, leaf.not_valid_before_utc.second) == (0, 0)
+    assert leaf.not_valid_after_utc - leaf.not_valid_before_utc == timedelta(days=90)
+
+
+@pytest.mark.parametrize(
+    ("flaw", "change"),
+    [
+        ("a year and two days", {"days": 367}),
+        ("no time at all", {"days": 0}),
+        ("https", {"ocsp_url": "https://example.org/ocsp/"}),
+        ("no slash at the end", {"ocsp_url": "http://example.org/ocsp"}),
+        ("space in the address", {"ocsp_url": "http://example.org/a b/"}),
+    ],
+)
+def test_what_the_policy_forbids_is_not_planned(signer_kit, flaw: str, change: dict) -> None:
+    wanted = {"issuer": signer_kit.issuing, "ocsp_url": URL} | change
+    with pytest.raises(IssuanceError):
+        identity.plan_claim_signing(NAME, keys.generate_p256().public_key, serial(), signer_kit.at, **wanted)
+    assert flaw
+
+
+@pytest.mark.parametrize("number", [0, 1, (1 << 64) - 1, 1 << 159, -5])
+def test_a_serial_number_must_be_long_and_random(signer_kit, number: int) -> None:
+    with pytest.raises(IssuanceError):
+        identity.plan_root(NAME, keys.generate_p384().public_key, number, signer_kit.at)
+
+
+@pytest.mark.parametrize(
+    "name", [("de", "Lab", "X"), ("DEU", "Lab", "X"), ("DE", "", "X"), ("DE", "Caméra", "X"), ("DE", "Lab", "x" * 65),
+             ("DE", "Lab", "a\nb"), ("DE", " Lab", "X")]
+)  # fmt: skip
+def test_a_name_is_printable_ascii(name: tuple[str, str, str]) -> None:
+    with pytest.raises(IssuanceError):
+        identity.Subject(*name)
+
+
+def test_an_authority_certifies_only_what_it_is_for(signer_kit, stamp_kit) -> None:
+    key, at = keys.generate_p256().public_key, signer_kit.at
+    for issuer in (signer_kit.root, stamp_kit.root, stamp_kit.leaf, signer_kit.leaf):
+        with pytest.raises(IssuanceError):
+            identity.plan_claim_signing(NAME, key, serial(), at, issuer=issuer, ocsp_url=URL)
+    for issuer in (signer_kit.root, signer_kit.issuing, signer_kit.leaf):
+        with pytest.raises(IssuanceError):
+            identity.plan_time_stamping(NAME, key, serial(), at, issuer=issuer, ocsp_url=URL, days=90)
+    for issuer in (stamp_kit.root, signer_kit.issuing):
+        with pytest.raises(IssuanceError):
+            identity.plan_issuing_ca(
+                NAME, keys.generate_p384().public_key, serial(), at, issuer=issuer, ocsp_url=URL
+            )
+
+
+def test_an_authority_has_a_p384_key(signer_kit) -> None:
+    for key in (keys.generate_p256(), keys.generate_ed25519()):
+        with pytest.raises(IssuanceError):
+            identity.plan_root(NAME, key.public_key, serial(), signer_kit.at)
+    with pytest.raises(IssuanceError):
+        identity.plan_time_stamping_root(NAME, keys.generate_p256().public_key, serial(), signer_kit.at)
+
+
+def test_a_weak_device_key_is_not_certified(signer_kit) -> None:
+    weak = ec.generate_private_key(ec.SECP256K1()).public_key()
+    with pytest.raises(KeyNotOursError):
+        identity.plan_claim_signing(
+            NAME, weak, serial(), signer_kit.at, issuer=signer_kit.issuing, ocsp_url=URL
+        )
+
+
+def test_nothing_outlives_its_issuer(signer_kit) -> None:
+    late = signer_kit.issuing.not_valid_after_utc - timedelta(days=30)
+    with pytest.raises(IssuanceError):
+        identity.plan_claim_signing(
+            NAME, keys.generate_p256().public_key, serial(), late, issuer=signer_kit.issuing, ocsp_url=URL
+        )
+    after = signer_kit.issuing.not_valid_after_utc + timedelta(days=1)
+    with pytest.raises(IssuanceError):
+        identity.plan_claim_signing(
+            NAME,
+            keys.generate_p256().public_key,
+            serial(),
+            after,
+            issuer=signer_kit.issuing,
+            ocsp_url=URL,
+            days=1,
+        )
+
+
+def test_an_issuer_does_not_certify_its_own_key_or_name_again(signer_kit) -> None:
+    same_name = identity.Subject("DE", "Lightseal Lab", "Lab Devices 1")
+    for name, key in ((NAME, signer_kit.issuing_key), (same_name, keys.generate_p256())):
+        with pytest.raises(IssuanceError):
+            identity.plan_claim_signing(
+                name, key.public_key, serial(), signer_kit.at, issuer=signer_kit.issuing, ocsp_url=URL
+            )
+
+
+def test_a_leaf_says_exactly_what_the_policy_wants(signer_kit) -> None:
+    found = {extension.oid.dotted_string: extension for extension in signer_kit.leaf.extensions}
+    assert set(found) == {
+        "2.5.29.19", "2.5.29.15", "2.5.29.14", "2.5.29.35", "2.5.29.32", "1.3.6.1.5.5.7.1.1", "2.5.29.37",
+        "1.3.6.1.4.1.62558.3",
+    }  # fmt: skip
+    assert {oid for oid, extension in found.items() if extension.critical} == {"2.5.29.19", "2.5.29.15"}
+    assert found["1.3.6.1.4.1.62558.3"].value.value == bytes.fromhex("060a2b0601040183e85e030a")
+
+
+def test_the_time_stamp_unit_is_for_nothing_else(stamp_kit) -> None:
+    purpose = stamp_kit.leaf.extensions.get_extension_for_class(x509.ExtendedKeyUsage)
+    assert purpose.critical
+    assert list(purpose.value) == [ExtendedKeyUsageOID.TIME_STAMPING]
+
+
+@pytest.mark.skipif(
+    find_spec("pkilint") is None, reason="the certificate linter is not here: pip install pkilint"
+)
+def test_an_independent_linter_finds_no_error(signer_kit, stamp_kit, tmp_path) -> None:
+    certificates = (*signer_kit.chain, signer_kit.root, stamp_kit.leaf, stamp_kit.root)
+    for position, certificate in enumerate(certificates):
+        path = tmp_path / f"{position}.pem"
+        path.write_bytes(certificate.public_bytes(Encoding.PEM))
+        done = subprocess.run(
+            [
+                sys.executable,
+                "-m",
+                "pkilint.bin.lint_pkix_cert",
+                "lint",
+                "-f",
+                "JSON",
+                "-s",
+                "ERROR",
+                str(path),
+            ],
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=60,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert json.loads(done.stdout)["results"] == []

@@ -1,0 +1,231 @@
+"""Sign one file and record it (flow 1).
+
+The plan:
+1. A worker that can die says whether the file is whole, decodes, and carries credentials.
+2. The claim: what a device may say, or what a signing service may say.
+3. The device signs; the authority's token is taken on the way; all in a hidden partial file.
+4. The partial file is checked as any stranger's file would be, with this home's lists.
+5. The receipt's space is reserved, then the ledger records the signature: the point of no return.
+6. Receipt and media take their names. Existing files are never replaced.
+"""
+
+import contextlib
+import errno
+import json
+import os
+import secrets
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import BinaryIO
+
+from authn import manifest
+from authn.device import Device
+from authn.errors import SigningError
+from authn.evidence import Code, Credentials, Provenance
+from authn.media import Media
+from authn.plain import plain
+from authn.signer import Lists
+from authn.timestamp.authority import Authority
+from authn.timestamp.loopback import serving
+from authn.verify import verify_media
+from storage.entry import Kind as EntryKind
+from storage.ledger import Ledger, Lookup, Record
+from storage.payload import canonical
+from storage.receipt import Receipt
+from tools.errors import AlreadySignedError, DiskFullError, OutputExistsError
+from tools.examine import MAX_BYTES, Prepared
+from tools.home import Home
+from tools.verdict import Headline, headline
+from tools.verdict import Ledger as LedgerState
+from tools.version import VERSION
+
+_RECEIPT_RESERVE = 32 << 10
+_GENERATOR = {"name": "Lightseal", "version": VERSION}
+_CAPTURE = "http://cv.iptc.org/newscodes/digitalsourcetype/digitalCapture"
+
+
+@dataclass(frozen=True, slots=True)
+class Desk:
+    """What signing needs besides the file: opened once, used for many."""
+
+    home: Home
+    ledger: Ledger
+    lists: Lists
+    sdk: manifest.Sdk
+    authority: Authority | None
+
+
+@dataclass(frozen=True, slots=True)
+class Signed:
+    """What was written, and where it is recorded."""
+
+    media: Path
+    receipt: Path
+    provenance: Provenance
+    index: int
+
+
+Statement = Callable[[Prepared], tuple[str, str | None]]
+
+
+def captured(prepared: Prepared) -> tuple[str, str | None]:
+    """Device mode: the device says that it captured this. A capture has no past."""
+    if prepared.credentials is not Credentials.NONE:
+        raise AlreadySignedError("the file already carries credentials, so it is not a new capture")
+    action = {"action": "c2pa.created", "digitalSourceType": _CAPTURE}
+    return _claim(
+        [
+            {
+                "label": "c2pa.actions.v2",
+                "created": True,
+                "data": {"allActionsIncluded": True, "actions": [action]},
+            }
+        ]
+    ), None
+
+
+def received(_: Prepared) -> tuple[str, str | None]:
+    """Service mode: the service says only that it was given this file."""
+    return _claim([]), json.dumps({"title": "the file as it was received", "relationship": "parentOf"})
+
+
+def _claim(assertions: list[dict[str, object]]) -> str:
+    return json.dumps({"claim_generator_info": [_GENERATOR], "assertions": assertions})
+
+
+def sign_file(
+    desk: Desk,
+    device: Device,
+    source: Path,
+    target: Path,
+    prepared: Prepared,
+    statement: Statement,
+    now: Callable[[], datetime],
+) -> Signed:
+    """Sign `source` as `target` and write `target`.receipt; on any error nothing is left behind."""
+    receipt_path = target.with_name(target.name + ".receipt")
+    for path in (target, receipt_path):
+        if path.exists():
+            raise OutputExistsError(f"{path.name} is already there")
+    # 2. The claim.
+    claim, parent = statement(prepared)
+    with _partial(target) as (out, partial), _partial(receipt_path) as (receipt_out, receipt_partial):
+        # 3. Signature and token.
+        with source.open("rb", buffering=0) as stream:
+            media = Media.of(stream, source.name, MAX_BYTES)
+            if media.size != prepared.size:
+                raise SigningError("the file changed while it was being signed")
+            with _authority_url(desk.authority) as url:
+                manifest.write(media, out, claim, parent, device.key.sign, device.chain_pem, url)
+        out.flush()
+        os.fsync(out.fileno())
+        # 4. The stranger's check.
+        provenance = verify_media(Media.of(out, target.name, MAX_BYTES), desk.sdk, desk.lists, now())
+        _require_intact(provenance, desk)
+        # 5. Reserve, then record.
+        receipt_out.write(bytes(_RECEIPT_RESERVE))
+        os.fsync(receipt_out.fileno())
+        (index,) = desk.ledger.append([_record(device, provenance, prepared)], now(), desk.home.sign_note)
+        # Recorded. A crash from here on leaves an entry without a file, which claims nothing
+        # false: the signature was made. Signing again makes another entry.
+        proved = desk.ledger.prove(index)
+        text = str(
+            Receipt(proved.payload, proved.salt, proved.entry, proved.proof, provenance.token)
+        ).encode()
+        receipt_out.seek(0)
+        receipt_out.truncate(0)
+        receipt_out.write(text)
+        receipt_out.flush()
+        os.fsync(receipt_out.fileno())
+        # 6. The names.
+        _publish(receipt_partial, receipt_path)
+        try:
+            _publish(partial, target)
+        except BaseException:
+            receipt_path.unlink()
+            raise
+    return Signed(target, receipt_path, provenance, index)
+
+
+def _require_intact(provenance: Provenance, desk: Desk) -> None:
+    found = headline(provenance, LedgerState.NOT_CHECKED)
+    if found is not Headline.INTACT_SIGNER_RECOGNISED:
+        failed = "; ".join(finding.explanation for finding in provenance.findings if not finding.passed)
+        raise SigningError(f"our own check of the signed file says {found.value} ({plain(failed, 200)})")
+    timed = any(finding.code is Code.TIME_PROVEN and finding.passed for finding in provenance.findings)
+    if desk.authority is not None and not timed:
+        raise SigningError("the signed file's time is not proven although a token was asked for")
+
+
+def _record(device: Device, provenance: Provenance, prepared: Prepared) -> Record:
+    identity, certificate = provenance.identity, provenance.certificate
+    if identity is None or certificate is None:
+        raise SigningError("the signed file has no identity to record")
+    payload = {
+        "binding": identity.binding.hex(),
+        "certificate": certificate.sha256,
+        "claim": identity.claim.hex(),
+        "media": prepared.sha256.hex(),
+        "signature": identity.signature.hex(),
+    }
+    lookups = (
+        Lookup("claim", identity.claim),
+        Lookup("binding", identity.binding),
+        Lookup("media", prepared.sha256),
+    )
+    return Record(EntryKind.SIGN, canonical(payload), secrets.token_bytes(32), device.pseudonym, lookups)
+
+
+@contextlib.contextmanager
+def _authority_url(authority: Authority | None) -> Iterator[str | None]:
+    if authority is None:
+        yield None
+        return
+    with serving(authority) as url:
+        yield url
+
+
+@contextlib.contextmanager
+def _partial(target: Path) -> Iterator[tuple[BinaryIO, Path]]:
+    """A hidden file beside `target` that is gone when the block ends, however it ends."""
+    try:
+        descriptor, name = tempfile.mkstemp(
+            prefix=f".{target.name[:100]}.", suffix=".partial", dir=target.parent
+        )
+    except OSError as error:
+        raise _translated(error, target) from error
+    path = Path(name)
+    try:
+        with open(descriptor, "w+b") as stream:
+            yield stream, path
+    except OSError as error:
+        raise _translated(error, target) from error
+    finally:
+        path.unlink(missing_ok=True)
+
+
+def _translated(error: OSError, target: Path) -> Exception:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return DiskFullError(f"no space is left for {target.name}")
+    return SigningError(f"{target.name} cannot be written ({error.strerror or 'unknown reason'})")
+
+
+def _publish(partial: Path, target: Path) -> None:
+    """Give a finished file its name without ever replacing another."""
+    umask = os.umask(0)
+    os.umask(umask)
+    partial.chmod(0o666 & ~umask)
+    try:
+        os.link(partial, target)
+    except FileExistsError as error:
+        raise OutputExistsError(f"{target.name} appeared while it was being signed") from error
+    except OSError:
+        partial.rename(target)  # a file system without hard links
+    folder = os.open(target.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)

@@ -1,0 +1,423 @@
+"""The command: parse, call, print, exit.
+
+Nothing heavy is imported before a command needs it, so that `--help` answers at once.
+"""
+
+import contextlib
+import os
+import sys
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+import authn.errors
+import detector.errors
+import storage.errors
+import tools.errors
+from tools.version import VERSION
+
+if TYPE_CHECKING:
+    from tools.archive import Telling
+    from tools.home import Home
+
+_OURS = (authn.errors.Error, detector.errors.Error, storage.errors.Error, tools.errors.Error)
+_FILE = click.Path(path_type=Path)
+
+
+def main() -> None:
+    """Run the command; any error of ours is two lines, never a stack trace."""
+    for stream in (sys.stdout, sys.stderr):
+        reconfigure = getattr(stream, "reconfigure", None)
+        if reconfigure is not None:
+            reconfigure(errors="backslashreplace")  # a file's name must not be able to stop the report
+    try:
+        lightseal.main(standalone_mode=False, prog_name="lightseal")
+    except _OURS as error:
+        click.echo(f"error[{error.code}]: {error}\n  next: {error.remedy}", err=True)
+        sys.exit(2 if isinstance(error, tools.errors.UsageError) else 1)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("interrupted", err=True)
+        sys.exit(130)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)
+
+
+class _Moment(click.ParamType[datetime]):
+    """A moment with its time zone."""
+
+    name = "time"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> datetime:
+        """Parse RFC 3339; a time without a zone is refused, since two readers would differ."""
+        try:
+            moment = datetime.fromisoformat(str(value))
+        except ValueError:
+            self.fail("give a time such as 2026-11-25T08:00:00Z", param, ctx)
+        if moment.tzinfo is None:
+            self.fail("say which time zone, for instance with a Z at the end", param, ctx)
+        return moment.astimezone(UTC)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(VERSION, prog_name="lightseal")
+@click.option(
+    "--home",
+    type=_FILE,
+    help="Folder with ledger, keys and lists (default: LIGHTSEAL_HOME, else the user data folder).",
+)
+@click.pass_context
+def lightseal(context: click.Context, home: Path | None) -> None:
+    """Sign captured media, record every signature, and verify files against that evidence.
+
+    A signature proves who signed which bytes and by when. It never proves that a scene is true.
+    """
+    context.obj = home
+
+
+def _home_path(context: click.Context) -> Path:
+    from tools.home import default_path
+
+    chosen = context.obj
+    return chosen if isinstance(chosen, Path) else default_path(os.environ)
+
+
+def _home(context: click.Context) -> "Home":
+    from tools.home import open_home
+
+    return open_home(_home_path(context))
+
+
+def _home_if_any(context: click.Context) -> "Home | None":
+    """A home that was named must exist; the default one need not."""
+    from tools.home import open_home
+
+    path = _home_path(context)
+    if context.obj is None and "LIGHTSEAL_HOME" not in os.environ and not path.exists():
+        return None
+    return open_home(path)
+
+
+@lightseal.command()
+@click.option(
+    "--organisation",
+    default="Private Lightseal Home",
+    show_default=True,
+    help="The name in the certificates (ASCII).",
+)
+@click.option(
+    "--ocsp-url",
+    default="http://localhost:8461/ocsp/",
+    show_default=True,
+    help="Where certificates say their status is asked; ends in '/'.",
+)
+@click.pass_context
+def init(context: click.Context, organisation: str, ocsp_url: str) -> None:
+    """Make a home: ledger, keys, private CA, time-stamp unit and trust lists. Twice changes nothing."""
+    from tools.home import create_home, open_home
+
+    path = _home_path(context)
+    if (path / "home.json").exists():
+        home = open_home(path)
+        click.echo(f"{path} is a home already; nothing was changed.")
+    else:
+        home = create_home(path, organisation, ocsp_url, _now())
+        click.echo(f"Made a home at {path}.")
+    click.echo(f"  ledger key     {home.log}")
+    click.echo(f"  trust lists    {path / 'trust'}")
+    click.echo("  next           lightseal device enrol NAME, then lightseal sign FILE --device NAME")
+
+
+@lightseal.group()
+def device() -> None:
+    """Enrol the devices that sign."""
+
+
+@device.command()
+@click.argument("name")
+@click.option(
+    "--product",
+    default="Lightseal Capture Client",
+    show_default=True,
+    help="What the certificate names; a product, never one unit.",
+)
+@click.pass_context
+def enrol(context: click.Context, name: str, product: str) -> None:
+    """Make a key and a certificate for a device; the issuance is logged first."""
+    enrolled, index = _home(context).enrol(name, product, _now())
+    click.echo(f"Enrolled {enrolled.name} as {product}; its issuance is entry {index} of the ledger.")
+
+
+@device.command("list")
+@click.pass_context
+def list_devices(context: click.Context) -> None:
+    """List the enrolled devices and how long their certificates last."""
+    home = _home(context)
+    for name in home.devices():
+        leaf = home.device(name).chain[0]
+        click.echo(f"{name}\tvalid until {leaf.not_valid_after_utc:%Y-%m-%d}\tserial {leaf.serial_number:x}")
+
+
+@lightseal.command()
+@click.argument("files", nargs=-1, required=True, type=_FILE)
+@click.option(
+    "--out", type=_FILE, help="Folder for the signed copies (default: beside the file, as NAME.signed.EXT)."
+)
+@click.option(
+    "--device",
+    "name",
+    help="Sign as this device, which then says that it captured the file; without it the signing service signs.",
+)
+@click.option(
+    "--no-timestamp",
+    "untimed",
+    is_flag=True,
+    help="Take no time-stamp token; readers will see 'no proven time'.",
+)
+@click.pass_context
+def sign(
+    context: click.Context, files: tuple[Path, ...], out: Path | None, name: str | None, *, untimed: bool
+) -> None:
+    """Sign FILES, record the signatures in the ledger, and write receipts beside the copies."""
+    from tools.signing import sign_files
+
+    failed = False
+    for outcome in sign_files(_home(context), files, out, name, _now, timed=not untimed):
+        if isinstance(outcome, Exception):
+            failed = True
+            _say_error(outcome)
+            continue
+        click.echo(outcome)
+    sys.exit(1 if failed else 0)
+
+
+def _say_error(error: Any) -> None:
+    click.echo(f"error[{error.code}]: {error}\n  next: {error.remedy}", err=True)
+
+
+_LISTS = [
+    click.option(
+        "--signers", type=_FILE, help="PEM file of anchors for signers, instead of the home's list."
+    ),
+    click.option(
+        "--time-stampers",
+        type=_FILE,
+        help="PEM file of anchors for authorities, instead of the home's.",
+    ),
+    click.option(
+        "--profile",
+        type=click.Choice(["specification", "policy"]),
+        default="specification",
+        show_default=True,
+        help="What --signers asks of a certificate: the C2PA specification, or the stricter certificate policy.",
+    ),
+    click.option("--at", type=_Moment(), help="Judge as of this time (default: now)."),
+]
+
+
+def _with_lists(command: Any) -> Any:
+    for option in reversed(_LISTS):
+        command = option(command)
+    return command
+
+
+@lightseal.command()
+@click.argument("files", nargs=-1, required=True, type=click.Path())
+@_with_lists
+@click.option("--receipt", type=_FILE, help="Check this receipt instead of asking the home's ledger.")
+@click.option("--log-key", help="The ledger's verifier key, to check a receipt without a home.")
+@click.option("--json", "as_lines", is_flag=True, help="One JSON object per line.")
+@click.option("--html", type=_FILE, help="Also write a self-contained page here.")
+@click.pass_context
+def verify(
+    context: click.Context,
+    files: tuple[str, ...],
+    signers: Path | None,
+    time_stampers: Path | None,
+    profile: str,
+    at: datetime | None,
+    receipt: Path | None,
+    log_key: str | None,
+    html: Path | None,
+    *,
+    as_lines: bool,
+) -> None:
+    """Say what is proven about FILES, what their signers say, and what nobody knows. '-' reads standard input.
+
+    Offline: no address is contacted, whatever a file names.
+    """
+    from authn.profile import Profile
+    from tools.check import beliefs, check_files, read_receipt, renamed
+    from tools.report import as_html, as_json, as_text, write_page
+    from tools.verdict import exit_status
+
+    home = _home_if_any(context)
+    if home is None and signers is None:
+        click.echo(
+            "note: no home and no --signers, so no signer can be recognised (see 'lightseal init').",
+            err=True,
+        )
+    now = _now()
+    parsed = read_receipt(receipt) if receipt else None
+    entry = "start_illustrated" if html else "start"
+    worst, shown = 0, []
+    with (
+        _standard_input(files) as paths,
+        beliefs(home, signers, time_stampers, Profile[profile.upper()], log_key, at or now, now) as held,
+    ):
+        for name, (found, thumbnail) in zip(files, check_files(paths, held, parsed, entry), strict=True):
+            report = renamed(found, name)
+            click.echo(as_json(report) if as_lines else as_text(report))
+            worst = max(worst, exit_status(report.verdict.headline))
+            if html:
+                shown.append((report, thumbnail))
+    if html:
+        write_page(html, as_html(shown))
+    sys.exit(worst)
+
+
+@contextlib.contextmanager
+def _standard_input(files: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
+    """Replace '-' by a file that holds what standard input gave, up to the limit."""
+    from tools.examine import spooled
+
+    if files.count("-") > 1:
+        raise tools.errors.UsageError("'-' can stand for standard input once only")
+    if "-" not in files:
+        yield files
+        return
+    with spooled(sys.stdin.buffer) as path:
+        yield tuple(path if name == "-" else name for name in files)
+
+
+@lightseal.group()
+def ledger() -> None:
+    """Look at the ledger, prove an entry, audit everything."""
+
+
+@ledger.command()
+@click.pass_context
+def checkpoint(context: click.Context) -> None:
+    """Print the newest signed checkpoint."""
+    with _home(context).ledger_to_read() as held:
+        click.echo(held.checkpoint(), nl=False)
+
+
+@ledger.command()
+@click.argument("index", type=click.IntRange(min=0))
+@click.pass_context
+def show(context: click.Context, index: int) -> None:
+    """Print one entry, and what it commits to."""
+    with _home(context).ledger_to_read() as held:
+        click.echo(held.entry(index).body.decode())
+        payload = held.payload(index)
+        click.echo("erased" if payload is None else payload.decode())
+
+
+@ledger.command()
+@click.argument("index", type=click.IntRange(min=0))
+@click.pass_context
+def prove(context: click.Context, index: int) -> None:
+    """Print a receipt: entry, inclusion proof and checkpoint, checkable without us."""
+    with _home(context).ledger_to_read() as held:
+        click.echo(str(held.prove(index)), nl=False)
+
+
+@ledger.command("audit")
+@click.pass_context
+def audit_ledger(context: click.Context) -> None:
+    """Derive the whole ledger again from its entries and name the first divergence."""
+    report = _home(context).audit()
+    click.echo(f"{report.size} entries derived again, root {report.root.hex()}")
+    for finding in report.findings:
+        click.echo(f"  {finding.code.value}: {finding.explanation}")
+    click.echo(
+        "nothing diverges" if not report.findings else f"first divergence: {report.findings[0].explanation}"
+    )
+    sys.exit(1 if report.findings else 0)
+
+
+@lightseal.command()
+@click.argument("paths", nargs=-1, required=True, type=_FILE)
+@click.option("--run", "run", required=True, help="Name of the run; the same name goes on where it stopped.")
+@click.option("--out", type=_FILE, help="Where the JSON lines go (default: in the home, under runs/).")
+@click.option(
+    "--workers", type=click.IntRange(1, 64), default=os.cpu_count() or 1, show_default="one per core"
+)
+@_with_lists
+@click.pass_context
+def batch(
+    context: click.Context,
+    paths: tuple[Path, ...],
+    run: str,
+    out: Path | None,
+    workers: int,
+    signers: Path | None,
+    time_stampers: Path | None,
+    profile: str,
+    at: datetime | None,
+) -> None:
+    """Check every file under PATHS, one JSON line each; kill it and run it again to go on."""
+    from authn.profile import Profile
+    from tools.archive import check_archive
+    from tools.check import beliefs
+
+    home = _home_if_any(context)
+    now = _now()
+    with beliefs(home, signers, time_stampers, Profile[profile.upper()], None, at or now, now) as held:
+        summary = check_archive(
+            paths, run, out or _home(context).run_results(run), held, workers, _progress()
+        )
+    click.echo(summary.text)
+    sys.exit(summary.exit_status)
+
+
+def _progress() -> "Telling":
+    from tools.archive import on_terminal, piped
+
+    return on_terminal(sys.stderr) if sys.stderr.isatty() else piped(sys.stderr)
+
+
+@lightseal.command()
+@click.option("--keep", type=_FILE, help="Keep the demonstration's files in this new folder.")
+def demo(keep: Path | None) -> None:
+    """Enrol, sign, alter, strip, transplant, verify and batch in a temporary home; leaves report.html."""
+    from tools.demo import run_demo
+
+    for line in run_demo(keep, _now):
+        click.echo(line)
+
+
+@lightseal.command()
+@click.pass_context
+def doctor(context: click.Context) -> None:
+    """One line per capability: ok, missing, how to get it."""
+    from tools.doctor import capabilities, render
+
+    path = _home_path(context)
+    click.echo(render(capabilities(path if path.exists() else None)))
+
+
+@lightseal.command()
+@click.option("--json", "as_lines", is_flag=True, help="One JSON object.")
+@click.option("--quick", is_flag=True, help="Fewer repetitions and smaller files.")
+def bench(*, as_lines: bool, quick: bool) -> None:
+    """Measure verify, sign and ledger append against their floors in one run."""
+    from tools.bench import QUICK, THOROUGH, measure
+
+    report = measure(QUICK if quick else THOROUGH)
+    click.echo(report.as_json() if as_lines else report.as_text())
+
+
+if __name__ == "__main__":
+    main()

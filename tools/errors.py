@@ -1,0 +1,136 @@
+"""What can keep a command from answering, split by who can put it right.
+
+A file that is broken, hostile or unsigned is an answer and never raised; see `tools.verdict`.
+"""
+
+from typing import ClassVar
+
+
+class Error(Exception):
+    """Something kept the command from answering."""
+
+    code: ClassVar[str] = "tools-error"
+    remedy: ClassVar[str] = "Run 'lightseal doctor' and report what it prints."
+
+
+class UsageError(Error):
+    """The command was asked for something it cannot mean."""
+
+    code = "usage"
+    remedy = "Run the command with --help to see what it takes."
+
+
+class OutputExistsError(Error):
+    """A file already stands where the command would write."""
+
+    code = "output-exists"
+    remedy = "Name another output, or move the existing file away."
+
+
+class DiskFullError(Error):
+    """There is no room left to write; what was written before is kept."""
+
+    code = "disk-full"
+    remedy = "Free some space and run the same command again."
+
+
+class NotAFileError(Error):
+    """A folder was given where one file is wanted."""
+
+    code = "not-a-file"
+    remedy = "Give one file, or check the whole folder with 'lightseal batch'."
+
+
+class UnreadableError(Error):
+    """A file does not exist or may not be read."""
+
+    code = "file-unreadable"
+    remedy = "Check the path, and that you may read the file."
+
+
+class UnwritableError(Error):
+    """A file cannot be written."""
+
+    code = "file-unwritable"
+    remedy = "Check the folder, and that you may write there."
+
+
+class AlreadySignedError(Error):
+    """The file has a past, so no device may call it a new capture."""
+
+    code = "already-signed"
+    remedy = "Sign it without --device: the signing service then says that it received this file."
+
+
+class MediaRefusedError(Error):
+    """The worker that read the file says that it must not be signed."""
+
+    def __init__(self, reason: str, code: str, remedy: str) -> None:
+        super().__init__(reason)
+        self.code = code  # type: ignore[misc]
+        self.remedy = remedy  # type: ignore[misc]
+
+
+class HomeMissingError(Error):
+    """There is no home with keys, lists and a ledger yet."""
+
+    code = "home-missing"
+    remedy = "Run 'lightseal init'."
+
+
+class HomeDamagedError(Error):
+    """The home exists, but a part of it is missing or cannot be read."""
+
+    code = "home-damaged"
+    remedy = "Run 'lightseal doctor'; restore the home from a backup rather than repairing it by hand."
+
+
+class DeviceUnknownError(Error):
+    """No device of that name is enrolled here."""
+
+    code = "device-unknown"
+    remedy = "Run 'lightseal device list' to see the enrolled devices."
+
+
+class DeviceExistsError(Error):
+    """A device of that name is enrolled already."""
+
+    code = "device-exists"
+    remedy = "Choose another name; a device is never enrolled over another one."
+
+
+class RunBusyError(Error):
+    """Another process is working on this run."""
+
+    code = "run-busy"
+    remedy = "Wait for the other process to end, or choose another --run name."
+
+
+class RunForeignError(Error):
+    """The run was begun with other lists, another policy or another engine version."""
+
+    code = "run-foreign"
+    remedy = "Choose another --run name; rows made under different rules are never mixed."
+
+
+class ResultsDamagedError(Error):
+    """The saved results of a run were changed or damaged in a way that no interruption explains."""
+
+    code = "results-damaged"
+    remedy = "Keep the damaged files for inspection and start again under another --run name."
+
+
+class WorkerDiedError(Error):
+    """The process that read the file died or could not be started."""
+
+    code = "worker-died"
+    remedy = (
+        "The file may be built to break its readers; do not open it elsewhere. Other files are not affected."
+    )
+
+
+class WorkerTimeoutError(Error):
+    """Reading the file took longer than the limit."""
+
+    code = "worker-timeout"
+    remedy = "Raise the time limit only if you trust where this file comes from."

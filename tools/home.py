@@ -1,0 +1,312 @@
+"""A home: one folder with a ledger, its keys, a private CA and the trust lists.
+
+Made whole or not at all: it is built beside its place and moved there in one
+step. Making it twice changes nothing. Keys are files of mode 0600.
+"""
+
+import contextlib
+import hashlib
+import json
+import re
+import secrets
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from authn.device import Certificate, Device, pseudonym, read_chain
+from authn.identity import (
+    CertificatePlan,
+    Subject,
+    pem_chain,
+    plan_claim_signing,
+    plan_issuing_ca,
+    plan_root,
+    plan_time_stamping,
+    plan_time_stamping_root,
+)
+from authn.keys import (
+    LogKey,
+    SigningKey,
+    generate_ed25519,
+    generate_p256,
+    generate_p384,
+    open_key,
+    store_key,
+    verify_ed25519,
+)
+from authn.profile import Profile
+from authn.timestamp.authority import Authority, serials_from
+from storage.audit import AuditReport, audit
+from storage.entry import Kind
+from storage.ledger import Ledger, Lookup, Record
+from storage.note import VerifierKey, signed_note
+from storage.payload import canonical
+from tools.errors import DeviceExistsError, DeviceUnknownError, HomeDamagedError, HomeMissingError, UsageError
+from tools.examine import ListFile
+
+SCHEMA = "lightseal-home/1"
+SERVICE = "service"
+# RFC 3161 wants a policy; this one is ours alone, under the arc for examples (RFC 5612 has none for OIDs).
+TIME_STAMP_POLICY = "1.3.6.1.4.1.32473.1"
+SOFTWARE_KEY = "E0"
+
+_DEVICE_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
+
+
+@dataclass(frozen=True, slots=True)
+class Home:
+    """An existing home. Opens nothing until asked."""
+
+    path: Path
+    log: VerifierKey
+    organisation: str
+    ocsp_url: str
+
+    def ledger(self) -> Ledger:
+        """The ledger, for writing."""
+        return Ledger.open(_url(self.path))
+
+    def ledger_to_read(self) -> Ledger:
+        """The ledger, for looking things up."""
+        return Ledger.open_read_only(_url(self.path))
+
+    def signers(self) -> ListFile:
+        """Whom this home believes about media: certificates of the strict kind."""
+        return _list_file(self.path / "trust" / "signers.pem", Profile.POLICY)
+
+    def time_stampers(self) -> ListFile:
+        """Whom this home believes about time."""
+        return _list_file(self.path / "trust" / "time-stampers.pem", Profile.TIME_STAMPING)
+
+    def sign_note(self, text: str) -> bytes:
+        """Sign a checkpoint with the log's key."""
+        key = LogKey(self._key("log"))
+        return signed_note(text, self.log, key.sign(text.encode()))
+
+    def authority(self, now: datetime) -> Authority:
+        """The home's own time-stamp authority, as a function from query to reply."""
+        chain = (self._certificate("time-stamping"), self._certificate("time-root"))
+        serials = serials_from(int(now.timestamp() * 1_000_000) * 1000)
+        return Authority(
+            self._key("time-stamping"), chain[:1], TIME_STAMP_POLICY, lambda: datetime.now(UTC), serials
+        )
+
+    def run_results(self, run: str) -> Path:
+        """Where the rows of a batch run go."""
+        if _DEVICE_NAME.fullmatch(run) is None:
+            raise UsageError("a run's name is 1 to 64 of a-z, 0-9, dot, dash and underscore")
+        return self.path / "runs" / f"{run}.jsonl"
+
+    def audit(self) -> AuditReport:
+        """Derive the whole ledger again."""
+        return audit(_url(self.path), (self.log,), verify_ed25519)
+
+    def device(self, name: str) -> Device:
+        """An enrolled device, or the home's own signing service."""
+        folder = self._device_folder(name)
+        try:
+            about = json.loads((folder / "device.json").read_bytes())
+            chain = read_chain((folder / "chain.pem").read_bytes())
+            return Device(
+                name, open_key(f"file:{folder / 'key.pem'}", None), chain, bytes.fromhex(about["salt"])
+            )
+        except FileNotFoundError as error:
+            raise DeviceUnknownError(f"no device named {name} is enrolled in this home") from error
+        except (OSError, ValueError, KeyError) as error:
+            raise HomeDamagedError(f"the record of device {name} cannot be read") from error
+
+    def devices(self) -> tuple[str, ...]:
+        """The names of all enrolled devices."""
+        return tuple(
+            sorted(
+                folder.name for folder in (self.path / "devices").iterdir() if not folder.name.startswith(".")
+            )
+        )
+
+    def enrol(self, name: str, product: str, at: datetime) -> tuple[Device, int]:
+        """Make a key, log the issuance, then issue the certificate; return the entry's index too."""
+        if _DEVICE_NAME.fullmatch(name) is None:
+            raise UsageError("a device's name is 1 to 64 of a-z, 0-9, dot, dash and underscore")
+        folder = self._device_folder(name)
+        if folder.exists():
+            raise DeviceExistsError(f"a device named {name} is already enrolled")
+        with self.ledger() as ledger, _built_beside(folder) as building:
+            index = _enrol(self, ledger, building, product, at)
+        return self.device(name), index
+
+    def _device_folder(self, name: str) -> Path:
+        if _DEVICE_NAME.fullmatch(name) is None:
+            raise DeviceUnknownError("a device's name is 1 to 64 of a-z, 0-9, dot, dash and underscore")
+        return self.path / SERVICE if name == SERVICE else self.path / "devices" / name
+
+    def _key(self, name: str) -> SigningKey:
+        return open_key(f"file:{self.path / 'keys' / name}.pem", None)
+
+    def _certificate(self, name: str) -> Certificate:
+        return read_chain((self.path / "certificates" / f"{name}.pem").read_bytes())[0]
+
+
+def default_path(environment: Mapping[str, str]) -> Path:
+    """`LIGHTSEAL_HOME`, else the platform's folder for user data."""
+    if chosen := environment.get("LIGHTSEAL_HOME"):
+        return Path(chosen)
+    if sys.platform == "darwin":
+        return Path.home() / "Library" / "Application Support" / "lightseal"
+    if sys.platform == "win32":
+        return Path(environment.get("LOCALAPPDATA") or Path.home()) / "lightseal"
+    return Path(environment.get("XDG_DATA_HOME") or Path.home() / ".local" / "share") / "lightseal"
+
+
+def open_home(path: Path) -> Home:
+    """An existing home; nothing is created."""
+    try:
+        about = json.loads((path / "home.json").read_bytes())
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise HomeMissingError(f"there is no home at {path}") from error
+    except (OSError, ValueError) as error:
+        raise HomeDamagedError(f"the home at {path} cannot be read") from error
+    try:
+        if about["schema"] != SCHEMA:
+            raise HomeDamagedError(f"the home at {path} was made by another version of Lightseal")
+        return Home(path, VerifierKey.parse(about["log"]), about["organisation"], about["ocsp_url"])
+    except (KeyError, TypeError) as error:
+        raise HomeDamagedError(f"the home at {path} cannot be read") from error
+
+
+def create_home(path: Path, organisation: str, ocsp_url: str, at: datetime) -> Home:
+    """Make a home with everything it takes to sign and verify.
+
+    The private CA's root, its issuing CA, the time-stamp root and unit, and the
+    signing service are each an entry of the ledger before their certificate exists.
+    """
+    origin = f"lightseal.local/{secrets.token_hex(8)}"
+    with _built_beside(path) as building:
+        for name in ("keys", "certificates", "trust", "devices"):
+            (building / name).mkdir(mode=0o700)
+        log_key = generate_ed25519()
+        log = VerifierKey(origin, LogKey(log_key).public)
+        store_key(building / "keys" / "log.pem", log_key, None)
+        home = Home(building, log, organisation, ocsp_url)
+        with Ledger.create(_url(building), origin) as ledger:
+            _authorities(home, ledger, at)
+            (building / SERVICE).mkdir(mode=0o700)
+            _enrol(home, ledger, building / SERVICE, "Lightseal Signing Service", at)
+        about = {"schema": SCHEMA, "log": str(log), "organisation": organisation, "ocsp_url": ocsp_url}
+        (building / "home.json").write_text(json.dumps(about, indent=1) + "\n")
+    return open_home(path)
+
+
+def _authorities(home: Home, ledger: Ledger, at: datetime) -> None:
+    """Two roots that share nothing: an anchor for signers must never vouch for time."""
+    root_key, issuing_key = generate_p384(), generate_p384()
+    time_root_key, time_key = generate_p384(), generate_p256()
+    who, ocsp = home.organisation, home.ocsp_url
+
+    def issued(plan: CertificatePlan, issuer_key: SigningKey) -> Certificate:
+        return _issue(home, ledger, plan, issuer_key, secrets.token_bytes(32), at)[1]
+
+    def called(name: str) -> Subject:
+        return Subject("XX", who, f"{who} {name}")
+
+    root = issued(plan_root(called("Root CA"), root_key.public_key, _serial(), at), root_key)
+    issuing = issued(
+        plan_issuing_ca(
+            called("Claim Signing CA"), issuing_key.public_key, _serial(), at, issuer=root, ocsp_url=ocsp
+        ),
+        root_key,
+    )
+    time_root = issued(
+        plan_time_stamping_root(called("Time-Stamp Root"), time_root_key.public_key, _serial(), at),
+        time_root_key,
+    )
+    time_unit = issued(
+        plan_time_stamping(
+            called("Time-Stamp Unit 1"), time_key.public_key, _serial(), at, issuer=time_root, ocsp_url=ocsp
+        ),
+        time_root_key,
+    )
+    for name, key, certificate in (
+        ("root", root_key, root),
+        ("issuing", issuing_key, issuing),
+        ("time-root", time_root_key, time_root),
+        ("time-stamping", time_key, time_unit),
+    ):
+        store_key(home.path / "keys" / f"{name}.pem", key, None)
+        (home.path / "certificates" / f"{name}.pem").write_bytes(pem_chain(certificate))
+    (home.path / "trust" / "signers.pem").write_bytes(pem_chain(root))
+    (home.path / "trust" / "time-stampers.pem").write_bytes(pem_chain(time_root))
+
+
+def _enrol(home: Home, ledger: Ledger, folder: Path, product: str, at: datetime) -> int:
+    key, salt = generate_p256(), secrets.token_bytes(32)
+    issuing = home._certificate("issuing")  # noqa: SLF001 (this module is the home)
+    plan = plan_claim_signing(
+        Subject("XX", home.organisation, product),
+        key.public_key,
+        _serial(),
+        at,
+        issuer=issuing,
+        days=90,
+        ocsp_url=home.ocsp_url,
+    )
+    index, certificate = _issue(home, ledger, plan, home._key("issuing"), salt, at)  # noqa: SLF001
+    store_key(folder / "key.pem", key, None)
+    (folder / "chain.pem").write_bytes(pem_chain(certificate, issuing))
+    (folder / "device.json").write_text(json.dumps({"salt": salt.hex(), "entry": index}) + "\n")
+    (folder / "device.json").chmod(0o600)
+    return index
+
+
+def _issue(
+    home: Home, ledger: Ledger, plan: CertificatePlan, issuer_key: SigningKey, salt: bytes, at: datetime
+) -> tuple[int, Certificate]:
+    """Log first: a certificate that nobody logged must not come into the world."""
+    payload = {
+        "certificate_plan": plan.digest.hex(),
+        "custody": SOFTWARE_KEY,
+        "serial": f"{plan.serial:x}",
+        "spki": hashlib.sha256(plan.spki).hexdigest(),
+    }
+    record = Record(
+        Kind.ISSUE,
+        canonical(payload),
+        secrets.token_bytes(32),
+        pseudonym(salt, plan.spki),
+        (Lookup("spki", hashlib.sha256(plan.spki).digest()),),
+    )
+    (index,) = ledger.append([record], at, home.sign_note)
+    # The entry is durable. A crash from here on leaves an issuance logged that never
+    # took place, which harms nobody; the other order would leave one nobody logged.
+    return index, plan.sign(issuer_key)
+
+
+def _serial() -> int:
+    return secrets.randbits(127) | 1 << 126
+
+
+def _url(path: Path) -> str:
+    return f"sqlite:///{path / 'ledger.db'}"
+
+
+def _list_file(path: Path, profile: Profile) -> ListFile:
+    try:
+        return ListFile(path.stem, path.read_bytes(), profile)
+    except OSError as error:
+        raise HomeDamagedError(f"the trust list {path.name} cannot be read") from error
+
+
+@contextlib.contextmanager
+def _built_beside(place: Path) -> Iterator[Path]:
+    """A new folder that takes its place only when it is complete, and is gone otherwise."""
+    place.parent.mkdir(parents=True, exist_ok=True)
+    building = Path(tempfile.mkdtemp(prefix=f".{place.name}.", dir=place.parent))
+    try:
+        yield building
+        building.rename(place)
+    except BaseException:
+        shutil.rmtree(building, ignore_errors=True)
+        raise

@@ -1,0 +1,322 @@
+"""One verdict as text, JSON or HTML.
+
+Each form says the same in the same order: what is proven, what the signer says,
+what a detector estimates. The JSON is described by `report.schema.json`.
+"""
+
+import errno
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from authn.evidence import Credentials, Signer, Step
+from authn.plain import plain
+from tools.errors import DiskFullError, UnwritableError
+from tools.verdict import Headline, Verdict, not_proven, sentence
+
+SCHEMA = "lightseal-report/1"
+
+
+@dataclass(frozen=True, slots=True)
+class Engine:
+    """What it takes to compute the verdict again: versions, lists by digest, the moment."""
+
+    version: str
+    sdk: str
+    lists: tuple[tuple[str, str, str], ...]
+    checked_at: datetime
+    judged_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """One file's verdict, ready to hand on."""
+
+    file: str
+    sha256: str | None
+    size: int | None
+    kind: str | None
+    verdict: Verdict
+    engine: Engine
+
+
+def iso(moment: datetime | None) -> str | None:
+    """RFC 3339, UTC."""
+    return None if moment is None else moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+# --- JSON
+
+
+def as_dict(report: Report) -> dict[str, Any]:
+    """The report in the shape of `report.schema.json`."""
+    verdict = report.verdict
+    found, recorded = verdict.provenance, verdict.recorded
+    findings = [*(found.findings if found else ()), *recorded.findings]
+    return {
+        "schema": SCHEMA,
+        "file": report.file,
+        "sha256": report.sha256,
+        "size": report.size,
+        "type": report.kind,
+        "headline": verdict.headline.value,
+        "says": sentence(verdict.headline),
+        "proven": _proven(report),
+        "claims": _claims(report),
+        "detector": {"state": "not run", "reason": "no model is installed"},
+        "not_proven": list(not_proven(verdict.headline)),
+        "findings": [
+            {
+                "code": finding.code.value,
+                "passed": finding.passed,
+                "panel": finding.panel.value,
+                "explanation": finding.explanation,
+            }
+            for finding in findings
+        ],
+        "problem": None
+        if verdict.obstacle is None
+        else {
+            "code": verdict.obstacle.code,
+            "reason": verdict.obstacle.reason,
+            "remedy": verdict.obstacle.remedy,
+        },
+        "engine": {
+            "version": report.engine.version,
+            "c2pa": report.engine.sdk,
+            "lists": [
+                {"name": name, "purpose": purpose, "sha256": digest}
+                for name, purpose, digest in report.engine.lists
+            ],
+            "checked_at": iso(report.engine.checked_at),
+            "judged_at": iso(report.engine.judged_at),
+        },
+    }
+
+
+def _proven(report: Report) -> dict[str, Any]:
+    found, recorded = report.verdict.provenance, report.verdict.recorded
+    certificate = found.certificate if found else None
+    return {
+        "credentials": found.credentials.value if found else None,
+        "content": found.content.value if found and found.content else None,
+        "signature": found.signature.value if found and found.signature else None,
+        "signer": {
+            "state": found.signer.value if found and found.signer else None,
+            "name": certificate.name if certificate else None,
+            "organisation": certificate.organisation if certificate else None,
+            "list": found.signer_list if found else None,
+            "certificate_sha256": certificate.sha256 if certificate else None,
+        },
+        "time": {
+            "not_before": iso(found.time.not_before) if found else None,
+            "not_after": iso(found.time.not_after) if found else None,
+            "source": found.time.source if found else None,
+        },
+        "revocation": found.revocation.value if found else "not checked",
+        "history": {
+            "state": found.history.value if found else "none",
+            "steps": [_step(step) for step in found.steps] if found else [],
+        },
+        "ledger": {
+            "state": recorded.state.value,
+            "entry": recorded.index,
+            "logged_at": iso(recorded.logged_at),
+            "origin": recorded.origin,
+            "issuance": recorded.issued_index,
+        },
+        "custody": recorded.custody.value if recorded.custody else None,
+        "asset": {
+            "claim_sha256": found.identity.claim.hex(),
+            "binding": found.identity.binding.hex(),
+        }
+        if found and found.identity
+        else None,
+    }
+
+
+def _step(step: Step) -> dict[str, Any]:
+    return {
+        "title": step.title,
+        "relationship": step.relationship,
+        "credentials": step.credentials.value,
+        "signer": step.signer.name if step.signer else None,
+        "recognised": step.recognised,
+        "problems": list(step.problems),
+        "steps": [_step(inner) for inner in step.steps],
+    }
+
+
+def _claims(report: Report) -> dict[str, Any] | None:
+    found = report.verdict.provenance
+    if found is None or found.credentials is not Credentials.PRESENT:
+        return None
+    return {
+        "speaker": _speaker(report.verdict),
+        "title": found.claims.title,
+        "generator": found.claims.generator,
+        "actions": list(found.claims.actions),
+        "source_types": list(found.claims.source_types),
+        "when": found.claims.claimed_at,
+    }
+
+
+def _speaker(verdict: Verdict) -> str:
+    """In whose name a claim is repeated; a name counts only when a list recognises it."""
+    found = verdict.provenance
+    if found and found.signer is Signer.RECOGNISED and found.certificate and verdict.headline in _NAMED:
+        return found.certificate.name
+    return "an unrecognised signer"
+
+
+_NAMED = {
+    Headline.INTACT_SIGNER_RECOGNISED,
+    Headline.SIGNED_PARTLY_COVERED,
+    Headline.SIGNED_HISTORY_PROBLEM,
+    Headline.SIGNER_REVOKED,
+}
+
+
+def as_json(report: Report) -> str:
+    """One line of ASCII: any file name survives, even one that is not UTF-8."""
+    return json.dumps(as_dict(report), separators=(",", ":"))
+
+
+# --- Text
+
+
+def as_text(report: Report) -> str:
+    """The report as an examiner reads it on a terminal."""
+    verdict = report.verdict
+    lines = [f"{plain(report.file, 200)}: {sentence(verdict.headline)}  [{verdict.headline.value}]"]
+    lines += [f"  {label:<9} {text}" for label, text in (*proven_lines(report), *claimed_lines(report))]
+    lines.append("  estimate  no detector was run; an estimate could not change what is proven")
+    lines.append(f"  not proven: {'; '.join(not_proven(verdict.headline))}")
+    if verdict.obstacle is not None:
+        lines.append(f"  why       {verdict.obstacle.reason}  [{verdict.obstacle.code}]")
+        lines.append(f"  next      {verdict.obstacle.remedy}")
+    return "\n".join(lines)
+
+
+def proven_lines(report: Report) -> tuple[tuple[str, str], ...]:
+    """Label and sentence of each proven fact, best evidence first."""
+    found, recorded = report.verdict.provenance, report.verdict.recorded
+    if found is None:
+        return ()
+    lines: list[tuple[str, str]] = []
+    if found.credentials is Credentials.PRESENT:
+        lines.append(("content", found.content.value if found.content else "not known"))
+        lines.append(("signature", found.signature.value if found.signature else "not known"))
+        lines.append(("signer", _signer_line(report)))
+        lines.append(("time", _time_line(report)))
+        lines.append(("history", found.history.value))
+        lines.append(("revoked?", found.revocation.value))
+    lines += [
+        ("", finding.explanation)
+        for finding in found.findings
+        if not finding.passed and _worth_a_line(finding.code)
+    ]
+    if recorded.state.value != "not checked":
+        place = f", entry {recorded.index} of {recorded.origin}" if recorded.index is not None else ""
+        logged = f", logged {iso(recorded.logged_at)}" if recorded.logged_at else ""
+        lines.append(("ledger", f"{recorded.state.value}{place}{logged}"))
+    if found.credentials is Credentials.PRESENT:
+        lines.append(
+            (
+                "custody",
+                recorded.custody.value if recorded.custody else "no evidence of where the key is kept",
+            )
+        )
+    return tuple(lines)
+
+
+def _worth_a_line(code: str) -> bool:
+    """Findings that the lines above already state are not said twice."""
+    return code not in ("time.proven", "revocation.checked", "signature.valid")
+
+
+def _signer_line(report: Report) -> str:
+    found = report.verdict.provenance
+    if found is None or found.signer is None or found.certificate is None:
+        return "not known"
+    named = f"{found.certificate.name or 'no name'} of {found.certificate.organisation or 'no organisation'}"
+    if found.signer is Signer.RECOGNISED:
+        return f"{named}, on the list {found.signer_list}"
+    return f"{found.signer.value} (calls itself {named})"
+
+
+def _time_line(report: Report) -> str:
+    found = report.verdict.provenance
+    if found is None or found.time.not_after is None:
+        return "no proven time"
+    return f"signed no later than {iso(found.time.not_after)} ({found.time.source})"
+
+
+def claimed_lines(report: Report) -> tuple[tuple[str, str], ...]:
+    """What the signer says, in the signer's name."""
+    claims = _claims(report)
+    if claims is None:
+        return ()
+    parts = [*claims["actions"], *claims["source_types"]]
+    said = ", ".join(parts) if parts else "nothing about how it was made"
+    return (("claimed", f"{claims['speaker']} says: {said}"),)
+
+
+# --- HTML
+
+
+def as_html(reports: Sequence[tuple[Report, bytes | None]]) -> str:
+    """A self-contained page: one section per report, each with our own thumbnail (JPEG) or none."""
+    from base64 import b64encode  # noqa: PLC0415 (commands that print text start without a template engine)
+
+    from jinja2 import Environment, PackageLoader, StrictUndefined  # noqa: PLC0415
+
+    environment = Environment(
+        loader=PackageLoader("tools", "pages"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
+    )
+    sections = [
+        {
+            "report": as_dict(report),
+            "name": plain(report.file, 200),
+            "proven": proven_lines(report),
+            "claimed": claimed_lines(report),
+            "speaker": _speaker(report.verdict),
+            "thumbnail": b64encode(thumbnail).decode() if thumbnail else None,
+            "tone": _tone(report.verdict.headline),
+        }
+        for report, thumbnail in reports
+    ]
+    return environment.get_template("report.html").render(sections=sections)
+
+
+def write_page(path: Path, page: str) -> None:
+    """Write the page whole or not at all."""
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        partial.write_text(page, encoding="utf-8")
+        partial.replace(path)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        if error.errno == errno.ENOSPC:
+            raise DiskFullError(f"no space is left for {path}") from error
+        raise UnwritableError(f"{path} cannot be written ({error.strerror})") from error
+
+
+def _tone(head: Headline) -> str:
+    """Alarm colour only where something was changed or withdrawn; the rest is calm or neutral."""
+    match head:
+        case Headline.CHANGED_AFTER_SIGNING | Headline.SIGNER_REVOKED | Headline.SIGNER_REJECTED:
+            return "alarm"
+        case Headline.INTACT_SIGNER_RECOGNISED:
+            return "proven"
+        case (
+            Headline.SIGNED_PARTLY_COVERED
+            | Headline.SIGNED_HISTORY_PROBLEM
+            | Headline.SIGNER_EXPIRED_TIME_UNPROVEN
+        ):
+            return "care"
+        case _:
+            return "neutral"
