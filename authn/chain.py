@@ -6,6 +6,7 @@ processed, and a certificate with name constraints is refused, not understood.
 Nobody is asked whether a certificate was withdrawn.
 """
 
+import functools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -15,6 +16,13 @@ from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.x509.oid import SignatureAlgorithmOID
+
+from authn import der
+from authn.errors import CertificateError, MalformedDerError
+
+MAX_CERTIFICATE = 64 << 10
+# An archive shows the same few certificates over and over; certificates compare by their bytes.
+_REMEMBERED = 1024
 
 MAX_PATH = 6
 MAX_PRESENTED = 16
@@ -89,6 +97,23 @@ def build_chain(
     return Chain(None, reasons[:8])
 
 
+def read_certificate(data: bytes) -> x509.Certificate:
+    """Read a certificate in DER. It may still be `unreadable` inside."""
+    try:
+        fields = der.parse(data, MAX_CERTIFICATE).fields().take(der.SEQUENCE).fields()
+        fields.maybe(0xA0)
+        serial = fields.take(der.INTEGER).to_integer()
+    except MalformedDerError as error:
+        raise CertificateError("a certificate is not DER") from error
+    if serial <= 0:
+        raise CertificateError("a certificate has a serial number that is not positive")
+    try:
+        return x509.load_der_x509_certificate(data)
+    except (ValueError, x509.InvalidVersion) as error:
+        raise CertificateError("a certificate cannot be read") from error
+
+
+@functools.lru_cache(_REMEMBERED)
 def unreadable(certificate: x509.Certificate) -> str | None:
     """Why a certificate cannot be taken apart, if it cannot. Everything else here relies on it."""
     try:
@@ -210,11 +235,21 @@ def _link_fault(issuer: x509.Certificate, certificate: x509.Certificate) -> str 
     claimed, own = _authority_key_id(certificate), _subject_key_id(issuer)
     if claimed is not None and own is not None and claimed != own:
         return "the issuer's key identifier is another one"
+    return (
+        None
+        if _signed_by(issuer, certificate)
+        else "a certificate's signature does not verify under its issuer's key"
+    )
+
+
+@functools.lru_cache(_REMEMBERED)
+def _signed_by(issuer: x509.Certificate, certificate: x509.Certificate) -> bool:
+    """Whether the issuer's key signed the certificate: arithmetic on their bytes, the same at any time."""
     try:
         certificate.verify_directly_issued_by(issuer)
     except (InvalidSignature, ValueError, TypeError, UnsupportedAlgorithm):
-        return "a certificate's signature does not verify under its issuer's key"
-    return None
+        return False
+    return True
 
 
 def _authority_key_id(certificate: x509.Certificate) -> bytes | None:

@@ -13,16 +13,14 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa, utils
 
 from authn import cbor
-from authn.errors import MediaError
+from authn.chain import read_certificate, unreadable
+from authn.errors import CertificateError, MediaError
 
 MAX_CHAIN = 10
 MAX_TOKEN = 64 << 10
 
-_ECDSA: dict[int, tuple[hashes.HashAlgorithm, int]] = {
-    -7: (hashes.SHA256(), 256),
-    -35: (hashes.SHA384(), 384),
-    -36: (hashes.SHA512(), 521),
-}
+_ECDSA: dict[int, hashes.HashAlgorithm] = {-7: hashes.SHA256(), -35: hashes.SHA384(), -36: hashes.SHA512()}
+_CURVES = frozenset({"secp256r1", "secp384r1", "secp521r1"})
 _PSS: dict[int, hashes.HashAlgorithm] = {-37: hashes.SHA256(), -38: hashes.SHA384(), -39: hashes.SHA512()}
 _EDDSA = -8
 
@@ -99,9 +97,12 @@ def _certificates(value: cbor.Value) -> tuple[x509.Certificate, ...]:
     if not 0 < len(blobs) <= MAX_CHAIN:
         raise MalformedSignatureError("the signature carries no certificate chain, or an endless one")
     try:
-        return tuple(x509.load_der_x509_certificate(_bytes(blob)) for blob in blobs)
-    except ValueError as error:
+        chain = tuple(read_certificate(_bytes(blob)) for blob in blobs)
+    except CertificateError as error:
         raise MalformedSignatureError("a certificate of the signature cannot be read") from error
+    if reason := next(filter(None, map(unreadable, chain)), None):
+        raise MalformedSignatureError(f"a certificate of the signature {reason}")
+    return chain
 
 
 def _bytes(blob: cbor.Value) -> bytes:
@@ -133,17 +134,12 @@ def _padding_empty(unprotected: dict[str | int | bytes, cbor.Value]) -> bool:
 
 def _verify(key: object, algorithm: int, signature: bytes, message: bytes) -> bool:
     if isinstance(key, ec.EllipticCurvePublicKey) and algorithm in _ECDSA:
-        digest, bits = _ECDSA[algorithm]
-        size = (key.curve.key_size + 7) // 8
         # C2PA 2.2, 13.2.1 allows each ECDSA algorithm with any of the three curves.
-        if (
-            key.curve.key_size not in (256, 384, 521)
-            or bits not in (256, 384, 521)
-            or len(signature) != 2 * size
-        ):
+        size = (key.curve.key_size + 7) // 8
+        if key.curve.name not in _CURVES or len(signature) != 2 * size:
             return False
         r, s = int.from_bytes(signature[:size], "big"), int.from_bytes(signature[size:], "big")
-        key.verify(utils.encode_dss_signature(r, s), message, ec.ECDSA(digest))
+        key.verify(utils.encode_dss_signature(r, s), message, ec.ECDSA(_ECDSA[algorithm]))
         return True
     if isinstance(key, rsa.RSAPublicKey) and algorithm in _PSS:
         if key.key_size < 2048:

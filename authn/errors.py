@@ -47,7 +47,9 @@ class TrailingBytesError(MediaError):
     """Bytes follow the end of the media."""
 
     code = "media-trailing-bytes"
-    remedy = "Sign the file as the device wrote it; something was appended to this one."
+    remedy = (
+        "Sign the file as the device wrote it; if its camera leaves such bytes, use --with-trailing-bytes."
+    )
 
 
 class MalformedMediaError(MediaError):
@@ -125,13 +127,6 @@ class MalformedRequestError(TimestampError):
 
     code = "timestamp-request-malformed"
     remedy = "Send a TimeStampReq as RFC 3161 defines it, without extensions."
-
-
-class ClockBackwardsError(TimestampError):
-    """The clock of the authority ran backwards, so no time can be given."""
-
-    code = "clock-backwards"
-    remedy = "Set the machine's clock with a time service and start again."
 
 
 class SigningError(Error):

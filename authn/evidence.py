@@ -22,8 +22,6 @@ class Code(StrEnum):
 
     CREDENTIALS_PRESENT = "credentials.present"
     CREDENTIALS_READABLE = "credentials.readable"
-    CREDENTIALS_EMBEDDED = "credentials.embedded"
-    CLAIM_WELL_FORMED = "claim.well_formed"
     ASSERTIONS_MATCH = "assertions.match"
     CONTENT_MATCHES = "content.matches"
     CONTENT_COVERED = "content.covered"
@@ -32,13 +30,12 @@ class Code(StrEnum):
     TIME_PROVEN = "time.proven"
     SIGNER_CHAIN = "signer.chain"
     SIGNER_PROFILE = "signer.profile"
-    SIGNER_PURPOSE = "signer.purpose"
     SIGNER_VALID_AT = "signer.valid_at"
     REVOCATION_CHECKED = "revocation.checked"
     HISTORY_INTACT = "history.intact"
+    HISTORY_CONNECTED = "history.connected"
     LEDGER_INCLUDED = "ledger.included"
     MEDIA_WHOLE = "media.whole"
-    CLAIM_CONSISTENT = "claim.consistent"
 
 
 @dataclass(frozen=True, slots=True)

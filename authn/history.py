@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from authn import cose, jumbf
+from authn.binding import CONTENT_MATCHES, CONTENT_MISMATCHES
+from authn.claim import mismatches, redactions
 from authn.errors import Error
 from authn.evidence import Code, Credentials, Finding, History, Signer, Step
 from authn.manifest import Reading, UnverifiedIngredient, UnverifiedManifest
@@ -17,24 +19,25 @@ from authn.signer import Lists, certificate_facts, check_signer, check_time
 
 _SIGNER_CODES = ("signingCredential.", "cawg.", "timeStamp.")
 
+MAX_STEPS = 500
+MAX_GENERATIONS = 30
+
 
 def is_fault(code: str) -> bool:
-    """Codes about who signed, or when, are ours to judge; a hash mismatch is judged as content."""
-    return not code.startswith(_SIGNER_CODES) and not code.endswith("Hash.mismatch")
+    """Every code but those we judge ourselves: who signed, when, and whether the content matches."""
+    return not code.startswith(_SIGNER_CODES) and code not in CONTENT_MISMATCHES
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Past:
-    """What is needed to judge ingredients, however deep."""
+    """What is needed to judge ingredients, however deep; `left` bounds the work over the whole tree."""
 
     boxes: dict[str, jumbf.ManifestBoxes]
     manifests: dict[str, UnverifiedManifest]
+    redacted: frozenset[str]
     lists: Lists
     at: datetime
-
-
-_MAX_STEPS = 200
-_MAX_GENERATIONS = 30
+    left: int = MAX_STEPS
 
 
 def check_history(
@@ -44,46 +47,35 @@ def check_history(
     past = _Past(
         {box.label: box for box in boxes},
         {manifest.label: manifest for manifest in reading.manifests},
+        redactions(boxes),
         lists,
         at,
     )
-    steps = _steps(past, reading.active or "", frozenset())
+    steps = _steps(past, reading.active or "", ())
     every = tuple(_flatten(steps))
-    recomputed = [
-        status.code
-        for status in reading.history_failures
-        if is_fault(status.code) or status.code.endswith("mismatch")
-    ]
+    recomputed = [status.code for status in reading.history_failures if _is_problem(status.code)]
     problems = [problem for step in every for problem in step.problems] + recomputed
+    state, finding = _state(every, problems)
+    return state, steps, finding
+
+
+def _state(every: tuple[Step, ...], problems: list[str]) -> tuple[History, Finding]:
     if problems:
-        return (
-            History.PROBLEM,
-            steps,
-            Finding.fails(
-                Code.HISTORY_INTACT,
-                f"an earlier version does not check out ({plain(', '.join(sorted(set(problems))), 160)})",
-            ),
+        named = plain(", ".join(sorted(set(problems))), 160)
+        return History.PROBLEM, Finding.fails(
+            Code.HISTORY_INTACT, f"an earlier version does not check out ({named})"
         )
-    if not every:
-        return History.NONE, steps, Finding.holds(Code.HISTORY_INTACT, "no earlier version is recorded")
-    without = [step for step in every if step.credentials is Credentials.NONE]
-    if not without:
-        return (
-            History.COMPLETE,
-            steps,
-            Finding.holds(Code.HISTORY_INTACT, "every earlier version carries a record that checks out"),
-        )
-    if len(without) == len(every):
-        return (
-            History.STARTS_WITHOUT,
-            steps,
-            Finding.holds(Code.HISTORY_INTACT, "the record starts with a file that carried no credentials"),
-        )
-    return (
-        History.PARTIAL,
-        steps,
-        Finding.holds(Code.HISTORY_INTACT, "some earlier versions carried no credentials"),
-    )
+    without = sum(step.credentials is Credentials.NONE for step in every)
+    match without, len(every):
+        case 0, 0:
+            state, text = History.NONE, "no earlier version is recorded"
+        case 0, _:
+            state, text = History.COMPLETE, "every earlier version carries a record that checks out"
+        case some, all_ if some == all_:
+            state, text = History.STARTS_WITHOUT, "the record starts with a file that carried no credentials"
+        case _:
+            state, text = History.PARTIAL, "some earlier versions carried no credentials"
+    return state, Finding.holds(Code.HISTORY_INTACT, text)
 
 
 def _flatten(steps: tuple[Step, ...]) -> Iterable[Step]:
@@ -92,51 +84,63 @@ def _flatten(steps: tuple[Step, ...]) -> Iterable[Step]:
         yield from _flatten(step.steps)
 
 
-def _steps(past: _Past, label: str, seen: frozenset[str]) -> tuple[Step, ...]:
+def _is_problem(code: str) -> bool:
+    return is_fault(code) or code in CONTENT_MISMATCHES
+
+
+def _steps(past: _Past, label: str, below: tuple[str, ...]) -> tuple[Step, ...]:
     manifest = past.manifests.get(label)
-    if manifest is None or label in seen or len(seen) >= _MAX_GENERATIONS:
+    if manifest is None or not manifest.ingredients:
         return ()
-    return tuple(_step(past, item, seen | {label}) for item in manifest.ingredients[:_MAX_STEPS])
+    if label in below:
+        return (_unfollowed("the record's own beginning", "history-goes-in-circles"),)
+    if len(below) >= MAX_GENERATIONS:
+        return (_unfollowed("earlier versions", "history-too-deep"),)
+    found: list[Step] = []
+    for item in manifest.ingredients:
+        past.left -= 1
+        if past.left < 0:
+            found.append(_unfollowed("more files", "history-too-long"))
+            break
+        found.append(_step(past, item, (*below, label)))
+    return tuple(found)
 
 
-def _step(past: _Past, ingredient: UnverifiedIngredient, seen: frozenset[str]) -> Step:
+def _unfollowed(title: str, problem: str) -> Step:
+    """A part of the tree that is there and was not looked at, which is never the same as sound."""
+    return Step(title, "unknown", Credentials.UNREADABLE, (problem,))
+
+
+def _step(past: _Past, ingredient: UnverifiedIngredient, below: tuple[str, ...]) -> Step:
+    found = [code for code in ingredient.recorded_failures if _is_problem(code)]
     if ingredient.manifest is None:
-        problems = tuple(code for code in ingredient.recorded_failures if is_fault(code))
-        return Step(ingredient.title, ingredient.relationship, Credentials.NONE, problems)
-    problems_found = [
-        code for code in ingredient.recorded_failures if is_fault(code) or code.endswith("Hash.mismatch")
-    ]
-    if not any(code.endswith("Hash.match") for code in ingredient.recorded_passes):
-        problems_found.append("content-never-checked")
+        return Step(ingredient.title, ingredient.relationship, Credentials.NONE, tuple(found))
+    # C2PA 2.2, 10.3.2.2: whoever opened the file had to check it; without a recorded match nobody did.
+    if not any(code in CONTENT_MATCHES for code in ingredient.recorded_passes):
+        found.append("content-never-checked")
     boxes = past.boxes.get(ingredient.manifest)
     if boxes is None:
-        return Step(
-            ingredient.title,
-            ingredient.relationship,
-            Credentials.ELSEWHERE,
-            (*problems_found, "record-missing"),
-        )
+        found.append("record-missing")
+        return Step(ingredient.title, ingredient.relationship, Credentials.ELSEWHERE, tuple(found))
     try:
         signed = cose.parse(boxes.signature, boxes.claim)
     except Error:
-        return Step(
-            ingredient.title,
-            ingredient.relationship,
-            Credentials.UNREADABLE,
-            (*problems_found, "record-unreadable"),
-        )
+        found.append("record-unreadable")
+        return Step(ingredient.title, ingredient.relationship, Credentials.UNREADABLE, tuple(found))
+    valid = signed.verifies(boxes.claim)
     window, _, _ = check_time(signed, past.lists.time_stampers, past.at)
-    signer, _ = check_signer(signed.chain, past.lists.signers, window.not_after, past.at)
-    if not signed.verifies(boxes.claim):
-        problems_found.append("signature-broken")
+    signer, _ = check_signer(signed.chain, past.lists.signers, window.not_after if valid else None, past.at)
+    found += sorted(set(mismatches(boxes, past.redacted)))
+    if not valid:
+        found.append("signature-broken")
     if signer is not Signer.RECOGNISED:
-        problems_found.append("signer-not-recognised")
+        found.append("signer-not-recognised")
     return Step(
         ingredient.title,
         ingredient.relationship,
         Credentials.PRESENT,
-        tuple(problems_found),
+        tuple(found),
         certificate_facts(signed.chain[0]),
         signer is Signer.RECOGNISED,
-        _steps(past, ingredient.manifest, seen),
+        _steps(past, boxes.label, below),
     )

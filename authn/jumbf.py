@@ -36,6 +36,8 @@ class Assertion:
     label: str
     type: bytes
     content: bytes
+    box: bytes
+    """Everything a hashed URI covers: the superbox without its own head (C2PA 2.2, 8.4.2)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,30 +56,29 @@ def parse(store: bytes) -> tuple[ManifestBoxes, ...]:
     if len(store) > MAX_STORE:
         raise MalformedStoreError("the signed record is larger than 32 MiB")
     budget = _Budget()
-    try:
-        ((kind, content),) = budget.boxes(store)
-    except ValueError as error:
-        raise MalformedStoreError("the signed record is not one manifest store") from error
-    if kind != _SUPERBOX:
-        raise MalformedStoreError("the signed record is not a manifest store")
-    root = budget.superbox(content, 0)
+    root = budget.superbox(budget.only(store), 0)
     if root.label != "c2pa" or not root.children:
         raise MalformedStoreError("the signed record is not a manifest store")
     return tuple(_manifest(child) for child in root.children)
 
 
+def manifests_of(store: bytes) -> tuple[bytes, ...]:
+    """The content of each manifest box of a store, as it stands there."""
+    budget = _Budget()
+    return tuple(content for kind, content in budget.boxes(budget.only(store)) if kind == _SUPERBOX)
+
+
 def _manifest(box: "_Superbox") -> ManifestBoxes:
-    claim_label = next((label for label in _CLAIM_LABELS if box.child(label)), None)
-    claim = box.child(claim_label) if claim_label else None
+    claims = [child for child in box.children if child.label in _CLAIM_LABELS]
     signature, assertions = box.child("c2pa.signature"), box.child("c2pa.assertions")
-    if claim_label is None or claim is None or signature is None or assertions is None:
-        raise MalformedStoreError("a manifest lacks its claim, its signature or its assertions")
+    if len(claims) != 1 or signature is None or assertions is None:
+        raise MalformedStoreError("a manifest lacks its one claim, its signature or its assertions")
     return ManifestBoxes(
         box.label,
-        claim.payload(b"cbor"),
-        claim_label,
+        claims[0].payload(b"cbor"),
+        claims[0].label,
         signature.payload(b"cbor"),
-        tuple(Assertion(child.label, *child.first) for child in assertions.children),
+        tuple(Assertion(child.label, *child.first, child.content) for child in assertions.children),
     )
 
 
@@ -86,6 +87,7 @@ class _Superbox:
     label: str
     children: "tuple[_Superbox, ...]"
     leaves: tuple[tuple[bytes, bytes], ...]
+    content: bytes
 
     def child(self, label: str) -> "_Superbox | None":
         return next((child for child in self.children if child.label == label), None)
@@ -102,10 +104,18 @@ class _Superbox:
 
 
 class _Budget:
-    """Bounds the number of boxes over one whole store."""
+    """Bounds the number of boxes, and of unpacked bytes, over one whole store."""
 
     def __init__(self) -> None:
         self.left = MAX_BOXES
+        self.unpacked = 0
+
+    def only(self, data: bytes) -> bytes:
+        """The content of the one superbox that `data` is."""
+        found = tuple(self.boxes(data))
+        if len(found) != 1 or found[0][0] != _SUPERBOX:
+            raise MalformedStoreError("the signed record is not one manifest store")
+        return found[0][1]
 
     def boxes(self, data: bytes) -> Iterator[tuple[bytes, bytes]]:
         position = 0
@@ -135,28 +145,33 @@ class _Budget:
         label: str | None = None
         children: list[_Superbox] = []
         leaves: list[tuple[bytes, bytes]] = []
-        for kind, body in self.boxes(content):
+        boxes = tuple(self.boxes(content))
+        if [kind for kind, _ in boxes] == [_DESCRIPTION, _BROTLI]:
+            return self._inflated(_label(boxes[0][1]), boxes[1][1], depth)
+        for kind, body in boxes:
             if kind == _DESCRIPTION and label is None:
                 label = _label(body)
             elif label is None:
                 raise MalformedStoreError("a box of the signed record has no description")
             elif kind == _SUPERBOX:
                 children.append(self.superbox(body, depth + 1))
-            elif kind == _BROTLI:
-                return self._inflated(body, depth)
+            elif kind in (_BROTLI, _DESCRIPTION):
+                raise MalformedStoreError("a box of the signed record has a second content")
             else:
                 leaves.append((kind, body))
         labels = [child.label for child in children]
         if len(set(labels)) != len(labels):
             raise MalformedStoreError("two boxes of the signed record share a label")
-        return _Superbox(label or "", tuple(children), tuple(leaves))
+        return _Superbox(label or "", tuple(children), tuple(leaves), content)
 
-    def _inflated(self, packed: bytes, depth: int) -> _Superbox:
+    def _inflated(self, label: str, packed: bytes, depth: int) -> _Superbox:
         """C2PA 2.2, 11.2.1: a compressed manifest is one Brotli box with the real superbox inside."""
-        ((kind, content),) = tuple(self.boxes(_inflate(packed))) or ((b"", b""),)
-        if kind != _SUPERBOX:
-            raise MalformedStoreError("a compressed manifest holds no manifest")
-        return self.superbox(content, depth + 1)
+        unpacked = _inflate(packed, MAX_STORE - self.unpacked)
+        self.unpacked += len(unpacked)
+        inner = self.superbox(self.only(unpacked), depth + 1)
+        if inner.label != label:
+            raise MalformedStoreError("a compressed manifest has another label than its box")
+        return inner
 
 
 def _label(description: bytes) -> str:
@@ -171,14 +186,14 @@ def _label(description: bytes) -> str:
         raise MalformedStoreError("a label of the signed record is not UTF-8") from error
 
 
-def _inflate(packed: bytes) -> bytes:
+def _inflate(packed: bytes, limit: int) -> bytes:
     decompressor = brotli.Decompressor()
     out = bytearray()
     try:
         piece = decompressor.process(packed, output_buffer_limit=1 << 20)
         while piece or not decompressor.is_finished():
             out += piece
-            if len(out) > MAX_STORE:
+            if len(out) > limit:
                 raise MalformedStoreError("the signed record unpacks to more than 32 MiB")
             if not piece and decompressor.can_accept_more_data():
                 raise MalformedStoreError("the compressed record is cut short")

@@ -119,6 +119,12 @@ class Sdk:
         except c2pa.C2paError as error:
             return _unread(str(error))
 
+    def bare_read(self, media: Media) -> str:
+        """The SDK's own report as text: the floor that `tools.bench` measures us against. Judges nothing."""
+        media.stream.seek(0)
+        with c2pa.Reader(media.kind.value, media.stream, context=self._context) as reader:
+            return str(reader.json())
+
 
 def _unread(reason: str) -> Reading:
     """A file without credentials must never be confused with one whose credentials are broken."""
@@ -136,8 +142,13 @@ def _reading(reader: Any) -> Reading:
     text = reader.json()
     if len(text) > MAX_REPORT:
         return Reading(Credentials.UNREADABLE, "the signed record is larger than can be reported")
-    report = json.loads(text)
-    active = str(report["active_manifest"])
+    try:
+        report = json.loads(text)
+    except (ValueError, RecursionError):
+        return Reading(Credentials.UNREADABLE, "the signed record holds what no report can show")
+    active = report.get("active_manifest")
+    if not isinstance(active, str):
+        return Reading(Credentials.UNREADABLE, "the signed record has no active manifest")
     store = io.BytesIO()
     reader.resource_to_stream(active, store)
     results = report.get("validation_results", {})

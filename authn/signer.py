@@ -9,7 +9,6 @@ import hashlib
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from authn.timestamp.token import check_token
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
@@ -19,7 +18,8 @@ from authn import cose
 from authn.chain import build_chain
 from authn.evidence import CertificateFacts, Code, Finding, Signer, Window
 from authn.plain import plain
-from authn.profile import check_profile
+from authn.profile import Profile, check_profile
+from authn.timestamp.token import check_token
 from authn.trust import TrustList
 
 
@@ -75,10 +75,21 @@ def check_time(
 def check_signer(
     chain: tuple[x509.Certificate, ...], signers: TrustList, proven: datetime | None, at: datetime
 ) -> tuple[Signer, list[Finding]]:
-    """Judge the certificate at the proven time, or now where none is proven."""
-    moment = proven or at
-    path = build_chain(chain[0], chain[1:], signers.anchors, moment)
-    violations = check_profile(chain if path.path is None else path.path, signers.profile, moment)
+    """Judge the certificate at the proven time, or now where none is proven.
+
+    A certificate under the list is held to the list's profile along the path that
+    was found, so that nothing a stranger adds to the chain matters. One that is not
+    is held to what C2PA asks of any signer: it is unknown, and rarely worse.
+    """
+    leaf, moment = chain[0], proven or at
+    path = build_chain(leaf, chain[1:], signers.anchors, moment)
+    # Out of date, perhaps, but issued by somebody we believe?
+    issued = path.path or build_chain(leaf, chain[1:], signers.anchors, leaf.not_valid_before_utc).path
+    violations = (
+        check_profile((leaf,), Profile.SPECIFICATION, moment)
+        if issued is None
+        else check_profile(issued, signers.profile, moment)
+    )
     dated = [violation for violation in violations if violation.rule in ("expired", "not-yet-valid")]
     kind = [violation for violation in violations if violation not in dated]
     when = "at the proven time" if proven else "now, since no time is proven"
@@ -109,10 +120,7 @@ def check_signer(
         return Signer.WRONG_KIND, findings
     if path.path is not None and not dated:
         return Signer.RECOGNISED, findings
-    if (
-        dated
-        and build_chain(chain[0], chain[1:], signers.anchors, chain[0].not_valid_before_utc).path is not None
-    ):
+    if dated and issued is not None:
         return Signer.EXPIRED_TIME_UNPROVEN, findings
     return Signer.NOT_RECOGNISED, findings
 

@@ -14,7 +14,7 @@ from enum import StrEnum
 
 from cryptography import x509
 
-from authn.chain import unreadable
+from authn.chain import read_certificate, unreadable
 from authn.errors import CertificateError
 from authn.profile import Profile
 
@@ -86,10 +86,14 @@ def _certificates(pem: bytes, name: str) -> Iterator[x509.Certificate]:
 
 
 def _certificate(body: bytes, which: str) -> x509.Certificate:
+    text = b"".join(body.split())
     try:
-        certificate = x509.load_der_x509_certificate(base64.b64decode(b"".join(body.split()), validate=True))
-    except (ValueError, binascii.Error) as error:
+        raw = base64.b64decode(text, validate=True)
+        certificate = read_certificate(raw)
+    except (CertificateError, binascii.Error) as error:
         raise CertificateError(f"{which} cannot be read") from error
+    if base64.b64encode(raw) != text:
+        raise CertificateError(f"{which} is not in the one form base64 has")
     if reason := unreadable(certificate):
         raise CertificateError(f"{which} {reason}")
     return certificate

@@ -22,7 +22,8 @@ from datetime import datetime
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from authn import cose, jumbf
-from authn.binding import binding_hash, check_binding
+from authn.binding import binding_hash, bound_manifest, check_binding, unjudged
+from authn.claim import mismatches, redactions
 from authn.errors import MediaError
 from authn.evidence import (
     AssetId,
@@ -52,12 +53,12 @@ def verify_media(media: Media, sdk: Sdk, lists: Lists, at: datetime) -> Provenan
         return _nothing_to_check(reading.credentials, reading.reason)
     try:
         manifests = jumbf.parse(reading.store)
-        active = next(manifest for manifest in manifests if manifest.label == reading.active)
+        active = manifests[-1]
         signed = cose.parse(active.signature, active.claim)
-    except StopIteration:
-        return _nothing_to_check(Credentials.UNREADABLE, "the active manifest is not in the signed record")
     except MediaError as error:
         return _nothing_to_check(Credentials.UNREADABLE, str(error))
+    if active.label != reading.active:
+        return _nothing_to_check(Credentials.UNREADABLE, "two readers disagree on which manifest is active")
     leaf = signed.chain[0]
     findings = [
         Finding.holds(Code.CREDENTIALS_PRESENT, reading.reason),
@@ -66,10 +67,12 @@ def verify_media(media: Media, sdk: Sdk, lists: Lists, at: datetime) -> Provenan
 
     # 2. Claim and assertions.
     faults = [status.code for status in reading.failures if is_fault(status.code)]
+    faults += sorted(set(mismatches(active, redactions(manifests))))
     findings.append(_claim_finding(faults))
 
     # 3. Binding.
-    content, binding_findings = check_binding(reading, active)
+    bound = bound_manifest(reading, active, manifests)
+    content, binding_findings = check_binding(media, reading, bound)
     findings += binding_findings
 
     # 4. Signature.
@@ -111,7 +114,7 @@ def verify_media(media: Media, sdk: Sdk, lists: Lists, at: datetime) -> Provenan
 
     # 9. History.
     history, steps, history_finding = check_history(reading, manifests, lists, at)
-    findings.append(history_finding)
+    findings += [history_finding, _connected_finding(unjudged(media, reading, bound))]
 
     # 10. Claims.
     return Provenance(
@@ -126,7 +129,7 @@ def verify_media(media: Media, sdk: Sdk, lists: Lists, at: datetime) -> Provenan
         lists.signers.name if signer is Signer.RECOGNISED else None,
         AssetId(
             hashlib.sha256(active.claim).digest(),
-            binding_hash(active),
+            binding_hash(bound),
             hashlib.sha256(signed.signature).digest(),
         ),
         _claims(reading),
@@ -165,8 +168,17 @@ def _claim_finding(faults: list[str]) -> Finding:
     return Finding.holds(Code.ASSERTIONS_MATCH, "every assertion is the one the claim names")
 
 
+def _connected_finding(strays: int) -> Finding:
+    if strays:
+        return Finding.fails(
+            Code.HISTORY_CONNECTED,
+            f"{strays} more records in the file belong to nothing it was made from; they were not judged",
+        )
+    return Finding.holds(Code.HISTORY_CONNECTED, "no record outside the file's history was found in it")
+
+
 def _signature(signed: cose.ClaimSignature, active: jumbf.ManifestBoxes, reading: Reading) -> Signature:
-    refused = any(status.code == "claimSignature.mismatch" for status in reading.failures)
+    refused = any(status.code.startswith("claimSignature.") for status in reading.failures)
     return Signature.VALID if signed.verifies(active.claim) and not refused else Signature.BROKEN
 
 

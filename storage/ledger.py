@@ -4,7 +4,9 @@ What comes out of `Ledger.prove` was checked against the checkpoint it rests on.
 signed that checkpoint is for the reader to check, with a key from elsewhere.
 """
 
+import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from types import TracebackType
@@ -77,6 +79,7 @@ class Ledger:
     def __init__(self, engine: sa.Engine) -> None:
         """Take over an engine made by `storage.tables`; use `create` or `open`."""
         self._engine = engine
+        self._snapshot = threading.local()
         try:
             with tables.transaction(engine) as connection:
                 self.origin = _origin(connection)
@@ -191,21 +194,35 @@ class Ledger:
         # the note just signed was seen by nobody; a crash after it loses only this reply.
         return tuple(indices[leaf_hash(body)] for body in bodies)
 
+    @contextmanager
+    def at_once(self) -> Iterator[None]:
+        """Answer everything that this thread asks inside the block from one snapshot."""
+        with tables.transaction(self._engine) as connection:
+            self._snapshot.connection = connection
+            try:
+                yield
+            finally:
+                del self._snapshot.connection
+
+    def _reading(self) -> AbstractContextManager[sa.Connection]:
+        held: sa.Connection | None = getattr(self._snapshot, "connection", None)
+        return tables.transaction(self._engine) if held is None else nullcontext(held)
+
     @property
     def size(self) -> int:
         """How many entries the newest checkpoint covers."""
-        with tables.transaction(self._engine) as connection:
+        with self._reading() as connection:
             return connection.scalar(sa.select(sa.func.max(tables.checkpoint.c.size))) or 0
 
     def checkpoint(self) -> str:
         """Return the newest signed note."""
-        with tables.transaction(self._engine) as connection:
+        with self._reading() as connection:
             note, _ = _newest(connection)
         return note.decode()
 
     def prove(self, index: int) -> Receipt:
         """Return a receipt for an entry under the newest checkpoint; it carries no token yet."""
-        with tables.transaction(self._engine) as connection:
+        with self._reading() as connection:
             note, checkpoint = _newest(connection)
             entry = _entry(connection, index)
             opened = connection.execute(
@@ -224,7 +241,7 @@ class Ledger:
 
     def consistency(self, old: int, new: int) -> tuple[bytes, ...]:
         """Return the proof that the first `old` entries still begin the first `new`."""
-        with tables.transaction(self._engine) as connection:
+        with self._reading() as connection:
             _, checkpoint = _newest(connection)
             if not 0 <= old <= new <= checkpoint.size:
                 raise UnknownEntryError(
@@ -235,12 +252,12 @@ class Ledger:
     def find(self, kind: str, key: bytes) -> tuple[int, ...]:
         """Return the indices recorded under a lookup, oldest first."""
         found = sa.select(tables.lookup.c.idx).where(tables.lookup.c.kind == kind, tables.lookup.c.key == key)
-        with tables.transaction(self._engine) as connection:
+        with self._reading() as connection:
             return tuple(connection.scalars(found.order_by(tables.lookup.c.idx)))
 
     def entry(self, index: int) -> Entry:
         """Return one entry, as it stands in the database."""
-        with tables.transaction(self._engine) as connection:
+        with self._reading() as connection:
             return _entry(connection, index)
 
     def entries(self, start: int, stop: int) -> Iterator[Entry]:
@@ -250,7 +267,7 @@ class Ledger:
         stop = min(stop, self.size)
         for first in range(start, stop, _CHUNK):
             after = min(first + _CHUNK, stop)
-            with tables.transaction(self._engine) as connection:
+            with self._reading() as connection:
                 bodies = _bodies(connection, first, after)
             if len(bodies) != after - first:
                 raise LedgerDamagedError(f"Between entries {first} and {after} one is missing.")
@@ -258,7 +275,7 @@ class Ledger:
 
     def payload(self, index: int) -> bytes | None:
         """Return what an entry commits to, or nothing where it was erased."""
-        with tables.transaction(self._engine) as connection:
+        with self._reading() as connection:
             _entry(connection, index)
             return connection.scalar(sa.select(tables.secret.c.payload).where(tables.secret.c.idx == index))
 
@@ -277,7 +294,7 @@ class Ledger:
 
     def tile(self, level: int, number: int, width: int = TILE_WIDTH) -> bytes:
         """Return a tile of hashes as c2sp.org/tlog-tiles wants it served."""
-        with tables.transaction(self._engine) as connection:
+        with self._reading() as connection:
             _, checkpoint = _newest(connection)
             if level < 0 or number < 0 or not 0 < width <= TILE_WIDTH:
                 raise UnknownEntryError("There is no such tile.")
@@ -292,7 +309,7 @@ class Ledger:
         start = number * TILE_WIDTH
         if number < 0 or not 0 < width <= TILE_WIDTH or start + width > self.size:
             raise UnknownEntryError("The ledger does not fill this bundle yet.")
-        with tables.transaction(self._engine) as connection:
+        with self._reading() as connection:
             return bundle(_bodies(connection, start, start + width))
 
 

@@ -7,8 +7,9 @@ checkpoints kept elsewhere are for that one.
 
 import os
 import sqlite3
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from urllib.parse import quote
 
@@ -128,6 +129,7 @@ def create_tables(url: str) -> None:
         raise LedgerMissingError(f"There is no folder {path.parent}.") from error
     except OSError as error:
         raise ReadOnlyError(f"{path} cannot be written: {error.strerror}.") from error
+    _use_write_ahead_log(path)
     engine = open_writer(url)
     try:
         with transaction(engine) as connection:
@@ -147,7 +149,7 @@ def open_writer(url: str) -> sa.Engine:
     Every transaction starts with BEGIN IMMEDIATE: one that reads first and
     asks for the write lock later fails at once when two do so.
     """
-    return _engine(url, "rw", "BEGIN IMMEDIATE", ("journal_mode=WAL", "synchronous=FULL", "secure_delete=ON"))
+    return _engine(url, "rw", "BEGIN IMMEDIATE", ("synchronous=FULL", "secure_delete=ON"))
 
 
 def open_reader(url: str) -> sa.Engine:
@@ -200,6 +202,26 @@ def _engine(url: str, mode: str, begin: str, pragmas: tuple[str, ...]) -> sa.Eng
     sa.event.listen(engine, "connect", connected)
     sa.event.listen(engine, "begin", begun)
     return engine
+
+
+def _use_write_ahead_log(path: Path) -> None:
+    """Set the file's journal mode, which it keeps (sqlite.org/wal.html, 3.3).
+
+    The switch needs the file for itself, and SQLite does not wait for that to come true.
+    """
+    attempts = LOCK_SECONDS * 100
+    with closing(sqlite3.connect(path, timeout=LOCK_SECONDS)) as connection:
+        while True:
+            try:
+                connection.execute("PRAGMA journal_mode=WAL").close()
+            except sqlite3.Error as error:
+                fault = _translated(error)
+                attempts -= 1
+                if not isinstance(fault, LedgerBusyError) or attempts <= 0:
+                    raise fault from error
+                time.sleep(0.01)
+            else:
+                return
 
 
 def _path(url: str) -> Path:

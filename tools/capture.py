@@ -11,6 +11,7 @@ The plan:
 
 import contextlib
 import errno
+import io
 import json
 import os
 import secrets
@@ -19,7 +20,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 from authn import manifest
 from authn.device import Device
@@ -35,12 +36,21 @@ from storage.entry import Kind as EntryKind
 from storage.ledger import Ledger, Lookup, Record
 from storage.payload import canonical
 from storage.receipt import Receipt
-from tools.errors import AlreadySignedError, DiskFullError, OutputExistsError
+from tools.errors import (
+    AlreadySignedError,
+    DiskFullError,
+    OutputExistsError,
+    UnreadableError,
+    UnwritableError,
+)
 from tools.examine import MAX_BYTES, Prepared
 from tools.home import Home
 from tools.verdict import Headline, headline
 from tools.verdict import Ledger as LedgerState
 from tools.version import VERSION
+
+if TYPE_CHECKING:
+    from _typeshed import ReadableBuffer
 
 _RECEIPT_RESERVE = 32 << 10
 _GENERATOR = {"name": "Lightseal", "version": VERSION}
@@ -66,6 +76,7 @@ class Signed:
     receipt: Path
     provenance: Provenance
     index: int
+    note: str
 
 
 Statement = Callable[[Prepared], tuple[str, str | None]]
@@ -108,18 +119,17 @@ def sign_file(
     """Sign `source` as `target` and write `target`.receipt; on any error nothing is left behind."""
     receipt_path = target.with_name(target.name + ".receipt")
     for path in (target, receipt_path):
-        if path.exists():
-            raise OutputExistsError(f"{path.name} is already there")
+        _require_free(path)
     # 2. The claim.
     claim, parent = statement(prepared)
     with _partial(target) as (out, partial), _partial(receipt_path) as (receipt_out, receipt_partial):
         # 3. Signature and token.
-        with source.open("rb", buffering=0) as stream:
+        with _opened(source) as stream:
             media = Media.of(stream, source.name, MAX_BYTES)
-            if media.size != prepared.size:
-                raise SigningError("the file changed while it was being signed")
+            _require_same(stream, prepared)
             with _authority_url(desk.authority) as url:
                 manifest.write(media, out, claim, parent, device.key.sign, device.chain_pem, url)
+            _require_same(stream, prepared)
         out.flush()
         os.fsync(out.fileno())
         # 4. The stranger's check.
@@ -147,7 +157,31 @@ def sign_file(
         except BaseException:
             receipt_path.unlink()
             raise
-    return Signed(target, receipt_path, provenance, index)
+    return Signed(target, receipt_path, provenance, index, prepared.note)
+
+
+def _require_free(path: Path) -> None:
+    try:
+        path.lstat()
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise _translated(error, path) from error
+    raise OutputExistsError(f"{path.name} is already there")
+
+
+def _opened(source: Path) -> BinaryIO:
+    try:
+        return source.open("rb", buffering=0)
+    except OSError as error:
+        raise UnreadableError(f"the file cannot be read ({error.strerror or 'unknown reason'})") from error
+
+
+def _require_same(stream: BinaryIO, prepared: Prepared) -> None:
+    """What is signed and recorded must be what the worker looked at."""
+    now = os.fstat(stream.fileno())
+    if (now.st_size, now.st_mtime_ns) != (prepared.size, prepared.modified_ns):
+        raise SigningError("the file changed while it was being signed")
 
 
 def _require_intact(provenance: Provenance, desk: Desk) -> None:
@@ -192,25 +226,41 @@ def _authority_url(authority: Authority | None) -> Iterator[str | None]:
 def _partial(target: Path) -> Iterator[tuple[BinaryIO, Path]]:
     """A hidden file beside `target` that is gone when the block ends, however it ends."""
     try:
-        descriptor, name = tempfile.mkstemp(
-            prefix=f".{target.name[:100]}.", suffix=".partial", dir=target.parent
-        )
+        descriptor, name = tempfile.mkstemp(prefix=".lightseal-", suffix=".partial", dir=target.parent)
     except OSError as error:
         raise _translated(error, target) from error
-    path = Path(name)
+    path, raw = Path(name), _Output(descriptor, "w+")
     try:
-        with open(descriptor, "w+b") as stream:
+        with io.BufferedRandom(raw) as stream:
             yield stream, path
     except OSError as error:
         raise _translated(error, target) from error
+    except SigningError as error:
+        if raw.fault is not None:
+            raise _translated(raw.fault, target) from error
+        raise
     finally:
         path.unlink(missing_ok=True)
 
 
+class _Output(io.FileIO):
+    """A file that remembers why it could not be written: the SDK reports a full disk as broken media."""
+
+    fault: OSError | None = None
+
+    def write(self, data: "ReadableBuffer") -> int:
+        """Write, and remember what kept us from it."""
+        try:
+            return super().write(data)
+        except OSError as error:
+            self.fault = error
+            raise
+
+
 def _translated(error: OSError, target: Path) -> Exception:
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         return DiskFullError(f"no space is left for {target.name}")
-    return SigningError(f"{target.name} cannot be written ({error.strerror or 'unknown reason'})")
+    return UnwritableError(f"{target.name} cannot be written ({error.strerror or 'unknown reason'})")
 
 
 def _publish(partial: Path, target: Path) -> None:
@@ -222,8 +272,12 @@ def _publish(partial: Path, target: Path) -> None:
         os.link(partial, target)
     except FileExistsError as error:
         raise OutputExistsError(f"{target.name} appeared while it was being signed") from error
-    except OSError:
-        partial.rename(target)  # a file system without hard links
+    except OSError:  # a file system without hard links: reserve the name, then take it
+        try:
+            target.open("xb").close()
+        except FileExistsError as error:
+            raise OutputExistsError(f"{target.name} appeared while it was being signed") from error
+        partial.replace(target)
     folder = os.open(target.parent, os.O_RDONLY)
     try:
         os.fsync(folder)

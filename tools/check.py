@@ -14,8 +14,9 @@ from storage.note import VerifierKey
 from storage.receipt import Receipt
 from tools.confine import Limits
 from tools.errors import Error, UnreadableError, UsageError, WorkerDiedError, WorkerTimeoutError
-from tools.examine import Examined, ListFile, Policy, obstacle, weigh
+from tools.examine import Examined, ListFile, Policy, obstacle
 from tools.home import Home
+from tools.recorded import weigh
 from tools.report import Engine, Report
 from tools.supervisor import Supervisor, Task
 from tools.verdict import decide

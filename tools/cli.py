@@ -4,7 +4,9 @@ Nothing heavy is imported before a command needs it, so that `--help` answers at
 """
 
 import contextlib
+import errno
 import os
+import signal
 import sys
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -33,10 +35,11 @@ def main() -> None:
         reconfigure = getattr(stream, "reconfigure", None)
         if reconfigure is not None:
             reconfigure(errors="backslashreplace")  # a file's name must not be able to stop the report
+    signal.signal(signal.SIGTERM, _end)
     try:
         lightseal.main(standalone_mode=False, prog_name="lightseal")
     except _OURS as error:
-        click.echo(f"error[{error.code}]: {error}\n  next: {error.remedy}", err=True)
+        _say_error(error)
         sys.exit(2 if isinstance(error, tools.errors.UsageError) else 1)
     except click.ClickException as error:
         error.show()
@@ -47,6 +50,23 @@ def main() -> None:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
+    except OSError as error:
+        _say_error(_from_system(error))
+        sys.exit(1)
+
+
+def _end(number: int, _: object) -> None:
+    """End as if by an exception, so that partial files go with us."""
+    sys.exit(128 + number)
+
+
+def _from_system(error: OSError) -> tools.errors.Error:
+    """What the system refused, by whose fault it was."""
+    reason = error.strerror or "unknown reason"
+    place = f" for {error.filename}" if error.filename else ""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        return tools.errors.DiskFullError(f"there was no room to write{place} ({reason})")
+    return tools.errors.SystemRefusedError(f"the system refused{place} ({reason})")
 
 
 def _now() -> datetime:
@@ -184,15 +204,29 @@ def list_devices(context: click.Context) -> None:
     is_flag=True,
     help="Take no time-stamp token; readers will see 'no proven time'.",
 )
+@click.option(
+    "--with-trailing-bytes",
+    "tailed",
+    is_flag=True,
+    help="Sign a file although bytes follow the picture's end, as some cameras leave them; they are covered too.",
+)
 @click.pass_context
 def sign(
-    context: click.Context, files: tuple[Path, ...], out: Path | None, name: str | None, *, untimed: bool
+    context: click.Context,
+    files: tuple[Path, ...],
+    out: Path | None,
+    name: str | None,
+    *,
+    untimed: bool,
+    tailed: bool,
 ) -> None:
     """Sign FILES, record the signatures in the ledger, and write receipts beside the copies."""
+    from tools.examine import Tail
     from tools.signing import sign_files
 
     failed = False
-    for outcome in sign_files(_home(context), files, out, name, _now, timed=not untimed):
+    tail = Tail.SIGNED if tailed else Tail.REFUSED
+    for outcome in sign_files(_home(context), files, out, name, _now, timed=not untimed, tail=tail):
         if isinstance(outcome, Exception):
             failed = True
             _say_error(outcome)
@@ -202,7 +236,10 @@ def sign(
 
 
 def _say_error(error: Any) -> None:
-    click.echo(f"error[{error.code}]: {error}\n  next: {error.remedy}", err=True)
+    from authn.plain import plain
+
+    said = plain(str(error).encode("utf-8", "backslashreplace").decode(), 1000)
+    click.echo(f"error[{error.code}]: {said}\n  next: {error.remedy}", err=True)
 
 
 _LISTS = [
@@ -296,6 +333,8 @@ def _standard_input(files: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
     if "-" not in files:
         yield files
         return
+    if sys.stdin is None:
+        raise tools.errors.UnreadableError("standard input is closed")
     with spooled(sys.stdin.buffer) as path:
         yield tuple(path if name == "-" else name for name in files)
 

@@ -55,6 +55,27 @@ class UnwritableError(Error):
     remedy = "Check the folder, and that you may write there."
 
 
+class SystemRefusedError(Error):
+    """The operating system refused something that no other error here is about."""
+
+    code = "system-refused"
+    remedy = "Read the reason in the sentence; 'lightseal doctor' shows what this machine offers."
+
+
+class ClockBehindError(Error):
+    """The clock shows a time before the certificates of this home were made."""
+
+    code = "clock-unsafe"
+    remedy = "Set the clock right with a time service; never turn it back to make this pass."
+
+
+class CertificateOverError(Error):
+    """The certificate that would sign is past its time."""
+
+    code = "certificate-expired"
+    remedy = "Enrol a device under a new name with 'lightseal device enrol', and sign with --device."
+
+
 class AlreadySignedError(Error):
     """The file has a past, so no device may call it a new capture."""
 

@@ -1,9 +1,8 @@
 """Gather the evidence for one file (flow 2: verify).
 
-`start` runs in a worker that can die: it opens the file, checks its credentials
-and hands back data. `weigh` runs in the parent: it adds what the ledger, or a
-receipt, knows, and lets `tools.verdict` decide. Neither opens a socket; the
-worker holds no key.
+`start` and its kin run in a worker that can die: they open the file, check its
+credentials and hand back data. The worker holds no key and opens no socket, and
+knows of no ledger; `tools.recorded` adds that in the parent.
 """
 
 import contextlib
@@ -13,9 +12,10 @@ import os
 import stat
 import tempfile
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
+from enum import StrEnum
 from pathlib import Path
 from typing import IO, BinaryIO
 
@@ -25,20 +25,15 @@ import storage.errors
 import tools.errors
 from authn import manifest
 from authn.container import check_whole
-from authn.evidence import Code, Credentials, Custody, Finding, Provenance
-from authn.keys import verify_ed25519
-from authn.media import Media
+from authn.evidence import Code, Credentials, Finding, Provenance
+from authn.media import Kind, Media
+from authn.plain import plain
 from authn.profile import Profile
 from authn.signer import Lists
 from authn.trust import Purpose, TrustList
 from authn.verify import verify_media
 from detector.frames import LIMITS, decode_fully, thumbnail
-from storage.ledger import Ledger
-from storage.note import VerifierKey
-from storage.payload import parse as parse_payload
-from storage.receipt import Receipt
-from tools.verdict import Ledger as LedgerState
-from tools.verdict import Obstacle, Recorded
+from tools.verdict import Obstacle
 
 MAX_BYTES = 4 << 30
 _HASH_STEP = 1 << 20
@@ -92,14 +87,26 @@ class Examined:
     thumbnail: bytes | None = None
 
 
+class Tail(StrEnum):
+    """What to do with bytes after a picture's end, which some cameras leave and some attacks add."""
+
+    REFUSED = "refused"
+    SIGNED = "signed"
+
+
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """What a file must be before it is signed: whole, decoded, of a known type."""
+    """What a file must be before it is signed: whole, decoded, of a known type.
+
+    `note` says what could not be looked at, or was let through on request.
+    """
 
     sha256: bytes
     size: int
+    modified_ns: int
     kind: str
     credentials: Credentials
+    note: str
 
 
 def start(policy: Policy) -> Callable[[str], Examined]:
@@ -135,32 +142,54 @@ def start_illustrated(policy: Policy) -> Callable[[str], Examined]:
     return examine
 
 
-def start_preparing(_: None) -> Callable[[str], Prepared | Obstacle]:
+def start_preparing(tail: Tail) -> Callable[[str], Prepared | Obstacle]:
     """Make a worker ready that says whether a file may be signed."""
     sdk = manifest.Sdk()
 
     def prepare(path: str) -> Prepared | Obstacle:
         try:
             with _opened(path) as stream:
+                modified_ns = os.fstat(stream.fileno()).st_mtime_ns
                 media = Media.of(stream, Path(path).name, MAX_BYTES)
-                check_whole(media)
-                if media.kind.is_image:
-                    stream.seek(0)
-                    decode_fully(stream, media.kind.value, LIMITS)
+                note = _whole(media, tail) or _decoded(media)
                 reading = sdk.read(media)
-                stream.seek(0)
                 digest = bytes.fromhex(_Digest(stream).hexdigest())
         except OURS as error:
             return obstacle(error)
-        return Prepared(digest, media.size, media.kind.value, reading.credentials)
+        return Prepared(digest, media.size, modified_ns, media.kind.value, reading.credentials, note)
 
     return prepare
+
+
+def _whole(media: Media, tail: Tail) -> str:
+    try:
+        check_whole(media)
+    except authn.errors.TrailingBytesError as error:
+        if tail is Tail.REFUSED:
+            raise
+        _decoded(media)
+        return f"{error} They are signed with it, as you asked."
+    return ""
+
+
+def _decoded(media: Media) -> str:
+    """Decode every pixel, or say why that was not possible for a file that is whole."""
+    if not media.kind.is_image:
+        return ""
+    media.stream.seek(0)
+    try:
+        decode_fully(media.stream, media.kind.value, LIMITS)
+    except detector.errors.DecoderMissingError as error:
+        return f"its structure is whole, but its pixels were not decoded before signing: {error.remedy}"
+    if media.kind is Kind.DNG:
+        return "its structure is whole, but its raw sensor data was not decoded before signing"
+    return ""
 
 
 def obstacle(error: Exception) -> Obstacle:
     """One of our errors as data: code, reason, remedy."""
     code, remedy = getattr(error, "code", "unexpected"), getattr(error, "remedy", "Report this.")
-    return Obstacle(code, str(error), remedy)
+    return Obstacle(code, plain(str(error), 300), remedy)
 
 
 def _examined(path: str, lists: Lists, sdk: manifest.Sdk, at: datetime) -> Examined:
@@ -193,6 +222,8 @@ def _plus(provenance: Provenance, finding: Finding) -> Provenance:
 @contextlib.contextmanager
 def _opened(path: str) -> Iterator[BinaryIO]:
     """A regular file, open for reading; a pipe or a device would hang or never end."""
+    if "\0" in path:
+        raise tools.errors.UnreadableError("the file cannot be read (its name holds a NUL)")
     try:
         mode = Path(path).stat().st_mode
         if stat.S_ISDIR(mode):
@@ -201,11 +232,9 @@ def _opened(path: str) -> Iterator[BinaryIO]:
             raise tools.errors.NotAFileError("this is not a regular file")
         with Path(path).open("rb", buffering=0) as stream:
             yield stream
-    except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "its name holds a NUL"
-        raise tools.errors.UnreadableError(
-            f"the file cannot be read ({reason or 'unknown reason'})"
-        ) from error
+    except OSError as error:
+        reason = error.strerror or "unknown reason"
+        raise tools.errors.UnreadableError(f"the file cannot be read ({reason})") from error
 
 
 @contextlib.contextmanager
@@ -250,108 +279,3 @@ class _Digest(threading.Thread):
         if self._error is not None:
             raise self._error
         return self._digest.hexdigest()
-
-
-# --- What a ledger knows
-
-
-def weigh(
-    found: Examined, ledger: Ledger | None, key: VerifierKey | None, receipt: Receipt | None
-) -> Recorded:
-    """Ask a receipt, else the ledger, about the asset; every proof is checked before it counts."""
-    if found.provenance is None:
-        return Recorded(LedgerState.NOT_CHECKED)
-    if receipt is not None:
-        return _by_receipt(found.provenance, key, receipt)
-    if ledger is None or key is None:
-        return Recorded(LedgerState.NOT_CHECKED)
-    if found.provenance.credentials is Credentials.PRESENT:
-        return _by_ledger(found.provenance, ledger, key)
-    return _by_bytes(found, ledger, key)
-
-
-def _by_receipt(provenance: Provenance, key: VerifierKey | None, receipt: Receipt) -> Recorded:
-    if key is None:
-        finding = Finding.fails(
-            Code.LEDGER_INCLUDED, "a receipt was given, but no ledger key to check it with"
-        )
-        return Recorded(LedgerState.NOT_CHECKED, findings=(finding,))
-    try:
-        receipt.check((key,), verify_ed25519)
-    except storage.errors.Error as error:
-        return Recorded(
-            LedgerState.CONFLICTING,
-            findings=(Finding.fails(Code.LEDGER_INCLUDED, f"the receipt does not hold: {error}"),),
-        )
-    return _compared(provenance, receipt, key)
-
-
-def _by_ledger(provenance: Provenance, ledger: Ledger, key: VerifierKey) -> Recorded:
-    if provenance.identity is None:
-        return Recorded(LedgerState.UNKNOWN)
-    indices = ledger.find("claim", provenance.identity.claim)
-    if indices:
-        receipt = ledger.prove(indices[0])
-        receipt.check((key,), verify_ed25519)
-        recorded = _compared(provenance, receipt, key)
-        issued, custody = _issuance(provenance, ledger)
-        return dataclasses.replace(recorded, issued_index=issued, custody=custody)
-    similar = ledger.find("binding", provenance.identity.binding)
-    if similar:
-        finding = Finding.fails(
-            Code.LEDGER_INCLUDED, f"entry {similar[0]} records the same media under another claim"
-        )
-        return Recorded(
-            LedgerState.SIMILAR, similar[0], ledger.entry(similar[0]).logged_at, key.name, findings=(finding,)
-        )
-    finding = Finding.fails(Code.LEDGER_INCLUDED, f"the ledger {key.name} has no entry for this signature")
-    return Recorded(LedgerState.UNKNOWN, origin=key.name, findings=(finding,))
-
-
-def _by_bytes(found: Examined, ledger: Ledger, key: VerifierKey) -> Recorded:
-    indices = ledger.find("media", bytes.fromhex(found.sha256)) if found.sha256 else ()
-    if not indices:
-        finding = Finding.fails(Code.LEDGER_INCLUDED, f"the ledger {key.name} does not know these bytes")
-        return Recorded(LedgerState.UNKNOWN, origin=key.name, findings=(finding,))
-    receipt = ledger.prove(indices[0])
-    receipt.check((key,), verify_ed25519)
-    finding = Finding.holds(
-        Code.LEDGER_INCLUDED,
-        f"entry {indices[0]} of {key.name} records exactly these bytes as what was signed",
-    )
-    return Recorded(LedgerState.SIMILAR, indices[0], receipt.entry.logged_at, key.name, findings=(finding,))
-
-
-def _compared(provenance: Provenance, receipt: Receipt, key: VerifierKey) -> Recorded:
-    """Whether a proven entry is about this very signature."""
-    payload = parse_payload(receipt.payload)
-    identity, certificate = provenance.identity, provenance.certificate
-    index, logged_at = receipt.proof.index, receipt.entry.logged_at
-    same = (
-        identity is not None
-        and certificate is not None
-        and payload.get("claim") == identity.claim.hex()
-        and payload.get("binding") == identity.binding.hex()
-        and payload.get("signature") == identity.signature.hex()
-        and payload.get("certificate") == certificate.sha256
-    )
-    if same:
-        finding = Finding.holds(
-            Code.LEDGER_INCLUDED,
-            f"entry {index} of {key.name} records this signature; its inclusion was proven",
-        )
-        return Recorded(LedgerState.INCLUDED, index, logged_at, key.name, findings=(finding,))
-    finding = Finding.fails(Code.LEDGER_INCLUDED, f"entry {index} of {key.name} is about another signature")
-    return Recorded(LedgerState.CONFLICTING, index, logged_at, key.name, findings=(finding,))
-
-
-def _issuance(provenance: Provenance, ledger: Ledger) -> tuple[int | None, Custody | None]:
-    """Where the certificate's issuance is logged, and what was known then of its key's custody."""
-    if provenance.certificate is None:
-        return None, None
-    indices: Sequence[int] = ledger.find("spki", bytes.fromhex(provenance.certificate.key_sha256))
-    payload = ledger.payload(indices[0]) if indices else None
-    if payload is None:
-        return None, None
-    custody = parse_payload(payload).get("custody")
-    return indices[0], next((member for member in Custody if member.value == custody), None)

@@ -5,6 +5,7 @@ step. Making it twice changes nothing. Keys are files of mode 0600.
 """
 
 import contextlib
+import errno
 import hashlib
 import json
 import re
@@ -12,7 +13,7 @@ import secrets
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -45,7 +46,17 @@ from storage.entry import Kind
 from storage.ledger import Ledger, Lookup, Record
 from storage.note import VerifierKey, signed_note
 from storage.payload import canonical
-from tools.errors import DeviceExistsError, DeviceUnknownError, HomeDamagedError, HomeMissingError, UsageError
+from tools.errors import (
+    CertificateOverError,
+    ClockBehindError,
+    DeviceExistsError,
+    DeviceUnknownError,
+    HomeDamagedError,
+    HomeMissingError,
+    OutputExistsError,
+    UnwritableError,
+    UsageError,
+)
 from tools.examine import ListFile
 
 SCHEMA = "lightseal-home/1"
@@ -147,7 +158,23 @@ class Home:
         return open_key(f"file:{self.path / 'keys' / name}.pem", None)
 
     def _certificate(self, name: str) -> Certificate:
-        return read_chain((self.path / "certificates" / f"{name}.pem").read_bytes())[0]
+        try:
+            return read_chain((self.path / "certificates" / f"{name}.pem").read_bytes())[0]
+        except OSError as error:
+            raise HomeDamagedError(f"the certificate {name}.pem of this home cannot be read") from error
+
+
+def require_valid(chain: Sequence[Certificate], at: datetime) -> None:
+    """Refuse to sign under a certificate that is not valid at `at`; every verifier would."""
+    begins = max(certificate.not_valid_before_utc for certificate in chain)
+    ends = min(certificate.not_valid_after_utc for certificate in chain)
+    if at < begins:
+        raise ClockBehindError(
+            f"the clock shows {at:%Y-%m-%d %H:%M} UTC, before {begins:%Y-%m-%d %H:%M} UTC"
+            " when the certificate begins"
+        )
+    if at > ends:
+        raise CertificateOverError(f"the certificate ended on {ends:%Y-%m-%d %H:%M} UTC")
 
 
 def default_path(environment: Mapping[str, str]) -> Path:
@@ -244,13 +271,14 @@ def _authorities(home: Home, ledger: Ledger, at: datetime) -> None:
 def _enrol(home: Home, ledger: Ledger, folder: Path, product: str, at: datetime) -> int:
     key, salt = generate_p256(), secrets.token_bytes(32)
     issuing = home._certificate("issuing")  # noqa: SLF001 (this module is the home)
+    require_valid([issuing], at)
     plan = plan_claim_signing(
         Subject("XX", home.organisation, product),
         key.public_key,
         _serial(),
         at,
         issuer=issuing,
-        days=90,
+        days=366,
         ocsp_url=home.ocsp_url,
     )
     index, certificate = _issue(home, ledger, plan, home._key("issuing"), salt, at)  # noqa: SLF001
@@ -299,14 +327,26 @@ def _list_file(path: Path, profile: Profile) -> ListFile:
         raise HomeDamagedError(f"the trust list {path.name} cannot be read") from error
 
 
+def _take(building: Path, place: Path) -> None:
+    try:
+        building.rename(place)
+    except OSError as error:
+        if error.errno in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
+            raise OutputExistsError(f"something else stands at {place}") from error
+        raise
+
+
 @contextlib.contextmanager
 def _built_beside(place: Path) -> Iterator[Path]:
     """A new folder that takes its place only when it is complete, and is gone otherwise."""
-    place.parent.mkdir(parents=True, exist_ok=True)
-    building = Path(tempfile.mkdtemp(prefix=f".{place.name}.", dir=place.parent))
+    try:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        building = Path(tempfile.mkdtemp(prefix=f".{place.name}.", dir=place.parent))
+    except OSError as error:
+        raise UnwritableError(f"{place} cannot be made ({error.strerror})") from error
     try:
         yield building
-        building.rename(place)
+        _take(building, place)
     except BaseException:
         shutil.rmtree(building, ignore_errors=True)
         raise

@@ -8,11 +8,11 @@ import errno
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from authn.evidence import Credentials, Signer, Step
+from authn.evidence import Credentials, Custody, History, Signature, Signer, Step
 from authn.plain import plain
 from tools.errors import DiskFullError, UnwritableError
 from tools.verdict import Headline, Verdict, not_proven, sentence
@@ -46,6 +46,16 @@ class Report:
 def iso(moment: datetime | None) -> str | None:
     """RFC 3339, UTC."""
     return None if moment is None else moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def iso_no_later(moment: datetime | None) -> str | None:
+    """As `iso`, rounded up: a bound that was cut off would claim more than is proven."""
+    return None if moment is None else iso(moment + timedelta(microseconds=999_999))
+
+
+def shown(name: str | Path) -> str:
+    """A file's name on one line: nothing hides or reorders it, and bytes that are no UTF-8 show as escapes."""
+    return plain(str(name).encode("utf-8", "backslashreplace").decode(), 1000)
 
 
 # --- JSON
@@ -113,7 +123,7 @@ def _proven(report: Report) -> dict[str, Any]:
         },
         "time": {
             "not_before": iso(found.time.not_before) if found else None,
-            "not_after": iso(found.time.not_after) if found else None,
+            "not_after": iso_no_later(found.time.not_after) if found else None,
             "source": found.time.source if found else None,
         },
         "revocation": found.revocation.value if found else "not checked",
@@ -167,17 +177,34 @@ def _claims(report: Report) -> dict[str, Any] | None:
 def _speaker(verdict: Verdict) -> str:
     """In whose name a claim is repeated; a name counts only when a list recognises it."""
     found = verdict.provenance
-    if found and found.signer is Signer.RECOGNISED and found.certificate and verdict.headline in _NAMED:
-        return found.certificate.name
-    return "an unrecognised signer"
+    if found is None or found.certificate is None or found.signature is not Signature.VALID:
+        return "somebody whose signature does not hold"
+    if found.signer is not Signer.RECOGNISED:
+        return "an unrecognised signer"
+    if verdict.headline is Headline.CHANGED_AFTER_SIGNING:
+        return f"{found.certificate.name} (about the file as it was signed)"
+    return found.certificate.name
 
 
-_NAMED = {
-    Headline.INTACT_SIGNER_RECOGNISED,
-    Headline.SIGNED_PARTLY_COVERED,
-    Headline.SIGNED_HISTORY_PROBLEM,
-    Headline.SIGNER_REVOKED,
+# Plain words for what signers say most (C2PA 2.2, 18.14; IPTC digital source types).
+_WORDS = {
+    "c2pa.created": "created",
+    "c2pa.opened": "opened",
+    "c2pa.placed": "placed into another",
+    "c2pa.edited": "edited",
+    "c2pa.cropped": "cropped",
+    "c2pa.color_adjustments": "colours adjusted",
+    "c2pa.resized": "resized",
+    "c2pa.published": "published",
+    "digitalCapture": "captured with a camera or recorder",
+    "trainedAlgorithmicMedia": "made by generative AI",
+    "compositeWithTrainedAlgorithmicMedia": "partly made by generative AI",
 }
+
+
+def in_words(term: str) -> str:
+    """A term of the standard in plain words, with the term itself."""
+    return f"{_WORDS[term]} ({term})" if term in _WORDS else term
 
 
 def as_json(report: Report) -> str:
@@ -191,13 +218,13 @@ def as_json(report: Report) -> str:
 def as_text(report: Report) -> str:
     """The report as an examiner reads it on a terminal."""
     verdict = report.verdict
-    lines = [f"{plain(report.file, 200)}: {sentence(verdict.headline)}  [{verdict.headline.value}]"]
-    lines += [f"  {label:<9} {text}" for label, text in (*proven_lines(report), *claimed_lines(report))]
-    lines.append("  estimate  no detector was run; an estimate could not change what is proven")
+    lines = [f"{shown(report.file)}: {sentence(verdict.headline)}  [{verdict.headline.value}]"]
+    lines += [f"  {label:<10} {text}" for label, text in (*proven_lines(report), *claimed_lines(report))]
+    lines.append("  estimate   no detector was run; an estimate could not change what is proven")
     lines.append(f"  not proven: {'; '.join(not_proven(verdict.headline))}")
     if verdict.obstacle is not None:
-        lines.append(f"  why       {verdict.obstacle.reason}  [{verdict.obstacle.code}]")
-        lines.append(f"  next      {verdict.obstacle.remedy}")
+        lines.append(f"  why        {verdict.obstacle.reason}  [{verdict.obstacle.code}]")
+        lines.append(f"  next       {verdict.obstacle.remedy}")
     return "\n".join(lines)
 
 
@@ -212,30 +239,47 @@ def proven_lines(report: Report) -> tuple[tuple[str, str], ...]:
         lines.append(("signature", found.signature.value if found.signature else "not known"))
         lines.append(("signer", _signer_line(report)))
         lines.append(("time", _time_line(report)))
-        lines.append(("history", found.history.value))
-        lines.append(("revoked?", found.revocation.value))
+        lines.append(("history", _HISTORY[found.history]))
+        lines.append(("revocation", found.revocation.value))
     lines += [
         ("", finding.explanation)
         for finding in found.findings
         if not finding.passed and _worth_a_line(finding.code)
     ]
     if recorded.state.value != "not checked":
-        place = f", entry {recorded.index} of {recorded.origin}" if recorded.index is not None else ""
+        why = "".join(f": {finding.explanation}" for finding in recorded.findings[:1])
         logged = f", logged {iso(recorded.logged_at)}" if recorded.logged_at else ""
-        lines.append(("ledger", f"{recorded.state.value}{place}{logged}"))
+        lines.append(("ledger", f"{recorded.state.value}{why}{logged}"))
     if found.credentials is Credentials.PRESENT:
-        lines.append(
-            (
-                "custody",
-                recorded.custody.value if recorded.custody else "no evidence of where the key is kept",
-            )
-        )
+        lines.append(("custody", _CUSTODY[recorded.custody]))
     return tuple(lines)
 
 
+_HISTORY = {
+    History.COMPLETE: "complete: every earlier version checks out",
+    History.STARTS_WITHOUT: "starts with a file without credentials",
+    History.PARTIAL: "some earlier versions carried no credentials",
+    History.PROBLEM: "an earlier version does not check out",
+    History.NONE: "no earlier version is recorded",
+}
+_CUSTODY = {
+    None: "no evidence of where the key is kept",
+    Custody.E0: "E0: a key in software, which can be copied",
+    Custody.E1: "E1: a key in hardware, by the operator's word alone",
+    Custody.E2: "E2: a key proven to be in hardware",
+    Custody.E3: "E3: a key proven to be in hardware, used by a known application on a locked system",
+}
+
+
 def _worth_a_line(code: str) -> bool:
-    """Findings that the lines above already state are not said twice."""
-    return code not in ("time.proven", "revocation.checked", "signature.valid")
+    """Findings that the lines above, or the headline, already state are not said twice."""
+    return code not in (
+        "credentials.present",
+        "history.intact",
+        "revocation.checked",
+        "signature.valid",
+        "time.proven",
+    )
 
 
 def _signer_line(report: Report) -> str:
@@ -252,7 +296,7 @@ def _time_line(report: Report) -> str:
     found = report.verdict.provenance
     if found is None or found.time.not_after is None:
         return "no proven time"
-    return f"signed no later than {iso(found.time.not_after)} ({found.time.source})"
+    return f"signed no later than {iso_no_later(found.time.not_after)} ({found.time.source})"
 
 
 def claimed_lines(report: Report) -> tuple[tuple[str, str], ...]:
@@ -260,7 +304,7 @@ def claimed_lines(report: Report) -> tuple[tuple[str, str], ...]:
     claims = _claims(report)
     if claims is None:
         return ()
-    parts = [*claims["actions"], *claims["source_types"]]
+    parts = [in_words(term) for term in (*claims["actions"], *claims["source_types"])]
     said = ", ".join(parts) if parts else "nothing about how it was made"
     return (("claimed", f"{claims['speaker']} says: {said}"),)
 
@@ -280,7 +324,7 @@ def as_html(reports: Sequence[tuple[Report, bytes | None]]) -> str:
     sections = [
         {
             "report": as_dict(report),
-            "name": plain(report.file, 200),
+            "name": shown(report.file),
             "proven": proven_lines(report),
             "claimed": claimed_lines(report),
             "speaker": _speaker(report.verdict),
@@ -289,6 +333,7 @@ def as_html(reports: Sequence[tuple[Report, bytes | None]]) -> str:
         }
         for report, thumbnail in reports
     ]
+    environment.filters["in_words"] = in_words
     return environment.get_template("report.html").render(sections=sections)
 
 
@@ -296,7 +341,7 @@ def write_page(path: Path, page: str) -> None:
     """Write the page whole or not at all."""
     partial = path.with_name(f".{path.name}.partial")
     try:
-        partial.write_text(page, encoding="utf-8")
+        partial.write_text(page, encoding="utf-8", errors="backslashreplace")
         partial.replace(path)
     except OSError as error:
         partial.unlink(missing_ok=True)

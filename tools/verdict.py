@@ -107,23 +107,20 @@ def _signed(found: Provenance) -> Headline:
         case Signer.WRONG_KIND:
             return Headline.SIGNER_REJECTED
         case Signer.EXPIRED_TIME_UNPROVEN:
-            return Headline.SIGNER_EXPIRED_TIME_UNPROVEN
+            return _flawed(found) or Headline.SIGNER_EXPIRED_TIME_UNPROVEN
         case Signer.NOT_RECOGNISED | None:
-            return Headline.SIGNED_PARTLY_COVERED if _partly(found) else Headline.INTACT_SIGNER_UNKNOWN
+            return _flawed(found) or Headline.INTACT_SIGNER_UNKNOWN
         case Signer.RECOGNISED:
-            return _recognised(found)
+            return _flawed(found) or Headline.INTACT_SIGNER_RECOGNISED
 
 
-def _recognised(found: Provenance) -> Headline:
-    if _partly(found):
+def _flawed(found: Provenance) -> Headline | None:
+    """A flaw of the record itself is worse than a signer whom no list names."""
+    if found.content is Content.PARTLY_COVERED:
         return Headline.SIGNED_PARTLY_COVERED
     if found.history is History.PROBLEM:
         return Headline.SIGNED_HISTORY_PROBLEM
-    return Headline.INTACT_SIGNER_RECOGNISED
-
-
-def _partly(found: Provenance) -> bool:
-    return found.content is Content.PARTLY_COVERED
+    return None
 
 
 def exit_status(head: Headline) -> int:
@@ -157,8 +154,8 @@ _SENTENCES = {
     Headline.INTACT_SIGNER_UNKNOWN: "Unchanged since it was signed, but we do not know the signer",
     Headline.SIGNED_PARTLY_COVERED: "Signed, but the signature does not cover the whole file",
     Headline.SIGNED_HISTORY_PROBLEM: "Unchanged since it was signed, but an earlier version of it does not check out",
-    Headline.SIGNER_EXPIRED_TIME_UNPROVEN: "Unchanged, but the signer's certificate is out of date and no time is proven",
-    Headline.SIGNER_REVOKED: "Unchanged, but the signer was withdrawn",
+    Headline.SIGNER_EXPIRED_TIME_UNPROVEN: "Unchanged, but the certificate is out of date and no time is proven",
+    Headline.SIGNER_REVOKED: "Signed, but the signer was withdrawn",
     Headline.SIGNER_REJECTED: "Signed with a certificate that may not sign media",
     Headline.CHANGED_AFTER_SIGNING: "Changed after it was signed, or damaged",
     Headline.MATCHES_RECORDED_CAPTURE: "No signed record in this file, but the ledger knows these exact bytes",

@@ -14,6 +14,8 @@ from authn.timestamp.authority import Authority
 from authn.timestamp.request import MAX_REQUEST
 
 _SECONDS = 5.0
+# How long the end of a call may have to wait; it is waited once per signature.
+_POLL_SECONDS = 0.001
 
 
 @contextmanager
@@ -46,7 +48,9 @@ def serving(authority: Authority) -> Iterator[str]:
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
         server.daemon_threads = False
-        thread = threading.Thread(target=server.serve_forever, args=(0.02,), name="loopback-authority")
+        thread = threading.Thread(
+            target=server.serve_forever, args=(_POLL_SECONDS,), name="loopback-authority"
+        )
         thread.start()
         try:
             yield f"http://127.0.0.1:{server.server_port}/"

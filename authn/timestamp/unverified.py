@@ -7,7 +7,8 @@ from datetime import datetime, timedelta
 from cryptography import x509
 
 from authn import der
-from authn.errors import MalformedDerError
+from authn.chain import read_certificate
+from authn.errors import CertificateError, MalformedDerError
 from authn.timestamp.request import HASHES, read_algorithm, read_imprint
 
 MAX_TOKEN = 64 << 10
@@ -154,8 +155,8 @@ def _certificates(element: der.Element | None) -> Iterator[x509.Certificate]:
         raise MalformedDerError(f"it holds more than {MAX_CERTIFICATES} certificates")
     for child in children:
         try:
-            yield x509.load_der_x509_certificate(child.encoded)
-        except ValueError as error:
+            yield read_certificate(child.encoded)
+        except CertificateError as error:
             raise MalformedDerError("a certificate in it cannot be read") from error
 
 

@@ -1,11 +1,9 @@
 """Identities made for one run of the tests: a signer's chain and, apart from it, a time-stamper's."""
 
-import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import Path
 
 import pytest
 from cryptography import x509
@@ -151,12 +149,3 @@ def remake() -> Remake:
         return builder.sign(issuer_key.private, digest or hashes.SHA384())
 
     return make
-
-
-@pytest.fixture(scope="session")
-def shared() -> Path:
-    """Other people's vectors, which lie beside the checkout and are not part of it."""
-    folder = Path(os.environ.get("LIGHTSEAL_SHARED", Path(__file__).parents[2].parent / "shared"))
-    if not (folder / "vectors").is_dir():
-        pytest.skip(f"other people's vectors are not here: {folder / 'vectors'} (set LIGHTSEAL_SHARED)")
-    return folder / "vectors"

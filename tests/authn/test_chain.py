@@ -5,9 +5,17 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import rsa
+from cryptography.hazmat.primitives.serialization import Encoding
+from hypothesis import given
+from hypothesis import strategies as st
 
 from authn import keys
-from authn.chain import MAX_PATH, build_chain, unreadable
+from authn.chain import MAX_PATH, build_chain, read_certificate, unreadable
+from authn.errors import CertificateError
+from authn.profile import Profile, check_profile
+
+# The library warns of names and numbers that break RFC 5280; for us they are an answer.
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 
 
 def ca(path_length: int | None) -> tuple[x509.BasicConstraints, bool]:
@@ -182,7 +190,7 @@ def test_a_maze_of_authorities_costs_a_bounded_number_of_steps(signer_kit, remak
 
 
 def test_a_weak_anchor_is_of_no_use(signer_kit, remake) -> None:
-    weak = rsa.generate_private_key(65537, 1024)
+    weak = rsa.generate_private_key(65537, 1024)  # noqa: S505 - that is the flaw
     anchor = remake(
         signer_kit.root,
         signer_kit.root_key,
@@ -207,3 +215,38 @@ def test_a_certificate_with_rubbish_inside_is_an_answer(signer_kit, remake) -> N
     found = build_chain(rubbish, [signer_kit.issuing], [signer_kit.root], signer_kit.at)
     assert found.reason == "the certificate cannot be taken apart"
     assert build_chain(signer_kit.leaf, [rubbish], [signer_kit.root], signer_kit.at).path is None
+
+
+@pytest.mark.parametrize("serial", [0, -1])
+def test_a_serial_number_that_is_not_positive_is_refused(signer_kit, serial: int) -> None:
+    raw = signer_kit.leaf.public_bytes(Encoding.DER)
+    own = signer_kit.leaf.serial_number.to_bytes(signer_kit.leaf.serial_number.bit_length() // 8 + 1, "big")
+    with pytest.raises(CertificateError):
+        read_certificate(raw.replace(own, serial.to_bytes(len(own), "big", signed=True)))
+
+
+def test_a_version_that_does_not_exist_is_refused(signer_kit) -> None:
+    raw = signer_kit.leaf.public_bytes(Encoding.DER)
+    assert raw.count(bytes.fromhex("a003020102")) == 1
+    with pytest.raises(CertificateError):
+        read_certificate(raw.replace(bytes.fromhex("a003020102"), bytes.fromhex("a003020117")))
+
+
+@given(st.lists(st.tuples(st.integers(0, 5000), st.integers(0, 255)), min_size=1, max_size=3))
+def test_a_mangled_certificate_is_an_answer_or_our_own_error(
+    signer_kit, changes: list[tuple[int, int]]
+) -> None:
+    raw = bytearray(signer_kit.leaf.public_bytes(Encoding.DER))
+    for position, value in changes:
+        raw[position % len(raw)] = value
+    if bytes(raw) == signer_kit.leaf.public_bytes(Encoding.DER):
+        return
+    try:
+        mangled = read_certificate(bytes(raw))
+    except CertificateError:
+        return
+    chain = build_chain(mangled, [signer_kit.issuing], [signer_kit.root], signer_kit.at)
+    assert chain.path is None
+    assert build_chain(signer_kit.leaf, [mangled], [signer_kit.root], signer_kit.at).path is None
+    for profile in Profile:
+        check_profile((mangled, mangled), profile, signer_kit.at)

@@ -305,8 +305,11 @@ def test_a_head_rewound_behind_its_checkpoint_is_not_built_upon(ledger, log, mak
         connection.execute(
             sa.update(tables.head).values({name: old[name] for name in ("size", "root", "frontier")})
         )
+        connection.exec_driver_sql("DROP TRIGGER entry_is_never_deleted")
+        for table in (tables.secret, tables.lookup, tables.entry):
+            connection.execute(sa.delete(table).where(table.c.idx == 1))
     with pytest.raises(LedgerDamagedError):
-        ledger.append([make_record(2)], AT, log.sign)
+        ledger.append([make_record(2), make_record(3)], AT, log.sign)
 
 
 def test_a_proof_that_does_not_lead_to_the_checkpoint_is_not_handed_out(ledger, log, make_record) -> None:
@@ -377,8 +380,8 @@ def test_a_missing_entry_is_not_skipped(ledger, log, make_record) -> None:
     ledger.append([make_record(number) for number in range(5)], AT, log.sign)
     with tables.transaction(ledger._engine) as connection:
         connection.exec_driver_sql("DROP TRIGGER entry_is_never_deleted")
-        for table in ("secret", "lookup", "entry"):
-            connection.exec_driver_sql(f"DELETE FROM {table} WHERE idx = 2")  # noqa: S608
+        for table in (tables.secret, tables.lookup, tables.entry):
+            connection.execute(sa.delete(table).where(table.c.idx == 2))
     with pytest.raises(LedgerDamagedError):
         list(ledger.entries(0, 5))
 
@@ -387,3 +390,14 @@ def test_the_published_note_is_the_signed_one(ledger, log, make_record) -> None:
     ledger.append([make_record(0)], AT, log.sign)
     note = Note.parse(ledger.checkpoint().encode())
     assert log.sign(note.text) == ledger.checkpoint().encode()
+
+
+def test_a_snapshot_does_not_move_while_it_is_read(ledger, url, log, make_record) -> None:
+    ledger.append([make_record(0)], datetime(2026, 11, 25, 8, tzinfo=UTC), log.sign)
+    with Ledger.open_read_only(url) as reader:
+        with reader.at_once():
+            assert reader.size == 1
+            ledger.append([make_record(1)], datetime(2026, 11, 25, 9, tzinfo=UTC), log.sign)
+            assert reader.size == 1, "two answers about one file came from two states of the ledger"
+            reader.prove(0).check((log.key,), log.verify)
+        assert reader.size == 2

@@ -155,6 +155,17 @@ def test_a_wrong_signature_by_a_known_key_rejects_the_note(log, other_log) -> No
         open_note(bytes(Note("text\n", (short,))), [log.key], log.verify)
 
 
+def test_the_first_signature_by_a_key_counts(log) -> None:
+    note = Note.parse(log.sign("text\n"))
+    wrong = Signature(log.name, log.key.key_id, bytes(64))
+    opened = open_note(
+        bytes(Note(note.text, (*note.signatures, *note.signatures, wrong))), [log.key], log.verify
+    )
+    assert opened.signers == (log.key,)
+    with pytest.raises(NoteSignatureError):
+        open_note(bytes(Note(note.text, (wrong, *note.signatures))), [log.key], log.verify)
+
+
 def test_a_note_signed_for_another_text_does_not_open(log) -> None:
     signature = log.private.sign(b"text\n")
     open_note(signed_note("text\n", log.key, signature), [log.key], log.verify)
@@ -175,6 +186,7 @@ def test_a_note_signed_for_another_text_does_not_open(log) -> None:
         "too many",
         "too large",
         "not UTF-8",
+        "empty signature",
     ],
 )
 def test_a_note_with_this_flaw_is_malformed(log, flaw: str) -> None:
@@ -191,6 +203,7 @@ def test_a_note_with_this_flaw_is_malformed(log, flaw: str) -> None:
         "too many": note + 100 * line,
         "too large": b"x" * MAX_NOTE_BYTES + note,
         "not UTF-8": b"\xff" + note,
+        "empty signature": bytes(Note("text\n", (Signature(log.name, log.key.key_id, b""),))),
     }[flaw]
     assert flawed != note
     with pytest.raises(MalformedNoteError):

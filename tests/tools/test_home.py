@@ -1,0 +1,161 @@
+"""A home is whole or not there, logs before it issues, and keeps its keys to itself."""
+
+import json
+import stat
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from authn.device import read_chain
+from authn.errors import Error as AuthnError
+from authn.errors import IssuanceError, KeyExposedError
+from authn.identity import plan_digest
+from authn.trust import Purpose, TrustList
+from storage.errors import ClockError
+from tools.errors import (
+    CertificateOverError,
+    ClockBehindError,
+    DeviceExistsError,
+    DeviceUnknownError,
+    HomeDamagedError,
+    HomeMissingError,
+    OutputExistsError,
+    UsageError,
+)
+from tools.home import Home, create_home, default_path, open_home, require_valid
+
+URL = "http://localhost:8461/ocsp/"
+
+
+def now() -> datetime:
+    return datetime.now(UTC)
+
+
+def test_every_key_is_for_its_owner_alone(fresh_home: Home) -> None:
+    keys = [path for path in fresh_home.path.rglob("*.pem") if b"PRIVATE KEY" in path.read_bytes()]
+    assert len(keys) == 7
+    assert {stat.S_IMODE(path.stat().st_mode) for path in keys} == {0o600}
+    assert stat.S_IMODE(fresh_home.path.stat().st_mode) == 0o700
+    salts = list(fresh_home.path.rglob("device.json"))
+    assert {stat.S_IMODE(path.stat().st_mode) for path in salts} == {0o600}
+
+
+def test_a_key_that_others_may_read_is_not_used(fresh_home: Home) -> None:
+    (fresh_home.path / "devices" / "cam" / "key.pem").chmod(0o644)
+    with pytest.raises(KeyExposedError):
+        fresh_home.device("cam")
+
+
+def test_every_certificate_was_planned_in_the_ledger(fresh_home: Home) -> None:
+    with fresh_home.ledger_to_read() as ledger:
+        payloads = [ledger.payload(index) for index in range(6)]
+    logged = {json.loads(payload)["certificate_plan"] for payload in payloads if payload is not None}
+    chains = [*fresh_home.path.rglob("chain.pem"), *(fresh_home.path / "certificates").iterdir()]
+    issued = {
+        plan_digest(certificate).hex() for path in chains for certificate in read_chain(path.read_bytes())
+    }
+    assert issued == logged
+    assert len(issued) == 6
+
+
+def test_the_ledger_is_sound_after_every_step(fresh_home: Home) -> None:
+    assert fresh_home.audit().findings == ()
+    fresh_home.enrol("two", "Another Camera", now())
+    audited = fresh_home.audit()
+    assert (audited.size, audited.findings) == (7, ())
+
+
+def test_an_anchor_for_signers_vouches_for_no_time(fresh_home: Home) -> None:
+    signers = TrustList.parse(fresh_home.signers().pem, "s", Purpose.SIGNING, fresh_home.signers().profile)
+    stampers = TrustList.parse(
+        fresh_home.time_stampers().pem, "t", Purpose.TIME_STAMPING, fresh_home.time_stampers().profile
+    )
+    keys = [
+        {anchor.public_key().public_numbers() for anchor in each.anchors}  # type: ignore[union-attr]
+        for each in (signers, stampers)
+    ]
+    assert keys[0]
+    assert keys[1]
+    assert not keys[0] & keys[1]
+
+
+def test_a_home_that_cannot_be_finished_leaves_nothing(tmp_path: Path) -> None:
+    with pytest.raises(IssuanceError):
+        create_home(tmp_path / "home", "Zeitung f\u00fcr alle", URL, now())
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_device_that_cannot_be_finished_leaves_no_folder(fresh_home: Home) -> None:
+    with pytest.raises(AuthnError):
+        fresh_home.enrol("two", "Kamera \u00e4", now())
+    with pytest.raises((ClockBehindError, ClockError)):
+        fresh_home.enrol("two", "Camera", now() - timedelta(days=2))
+    assert [path.name for path in (fresh_home.path / "devices").iterdir()] == ["cam"]
+    assert fresh_home.audit().findings == ()
+
+
+def test_a_home_is_never_made_over_something_else(tmp_path: Path) -> None:
+    (tmp_path / "home").mkdir()
+    (tmp_path / "home" / "mine").write_text("mine")
+    with pytest.raises(OutputExistsError):
+        create_home(tmp_path / "home", "Newsroom", URL, now())
+    assert [path.name for path in tmp_path.rglob("*")] == ["home", "mine"]
+
+
+def test_an_opened_home_is_the_one_that_was_made(fresh_home: Home) -> None:
+    assert open_home(fresh_home.path) == fresh_home
+
+
+@pytest.mark.parametrize("text", ["", "{}", "[]", "7", '{"schema": "lightseal-home/9"}', "\udcff"])
+def test_a_damaged_home_says_so(fresh_home: Home, text: str) -> None:
+    (fresh_home.path / "home.json").write_bytes(text.encode("utf-8", "surrogateescape"))
+    with pytest.raises(HomeDamagedError):
+        open_home(fresh_home.path)
+
+
+def test_a_missing_part_says_so(fresh_home: Home, tmp_path: Path) -> None:
+    with pytest.raises(HomeMissingError):
+        open_home(tmp_path / "gone")
+    (fresh_home.path / "trust" / "signers.pem").unlink()
+    with pytest.raises(HomeDamagedError):
+        fresh_home.signers()
+    (fresh_home.path / "certificates" / "time-stamping.pem").unlink()
+    with pytest.raises(HomeDamagedError):
+        fresh_home.authority(now())
+    (fresh_home.path / "devices" / "cam" / "device.json").write_text("{}")
+    with pytest.raises(HomeDamagedError):
+        fresh_home.device("cam")
+
+
+@pytest.mark.parametrize("name", ["", "..", "../keys", "A", "a/b", ".a", "a" * 65, "a\n", "caf\u00e9"])
+def test_a_device_s_name_leads_nowhere_else(fresh_home: Home, name: str) -> None:
+    with pytest.raises(UsageError):
+        fresh_home.enrol(name, "Camera", now())
+    with pytest.raises(DeviceUnknownError):
+        fresh_home.device(name)
+    with pytest.raises(UsageError):
+        fresh_home.run_results(name)
+
+
+def test_no_device_is_enrolled_over_another_or_over_the_service(fresh_home: Home) -> None:
+    before = (fresh_home.path / "service" / "chain.pem").read_bytes()
+    with pytest.raises(DeviceExistsError):
+        fresh_home.enrol("cam", "Camera", now())
+    with pytest.raises(DeviceExistsError):
+        fresh_home.enrol("service", "Camera", now())
+    assert (fresh_home.path / "service" / "chain.pem").read_bytes() == before
+
+
+def test_a_certificate_signs_in_its_own_time_only(fresh_home: Home) -> None:
+    chain = fresh_home.device("cam").chain
+    require_valid(chain, now())
+    with pytest.raises(ClockBehindError):
+        require_valid(chain, now() - timedelta(days=1))
+    with pytest.raises(CertificateOverError):
+        require_valid(chain, now() + timedelta(days=367))
+
+
+def test_the_place_of_a_home_comes_from_the_environment(tmp_path: Path) -> None:
+    assert default_path({"LIGHTSEAL_HOME": str(tmp_path)}) == tmp_path
+    assert default_path({}).name == "lightseal"

@@ -1,0 +1,223 @@
+"""The report page stands alone, escapes what strangers wrote, and can be read by everybody."""
+
+import html
+import importlib.util
+import json
+import re
+import struct
+import subprocess
+import zlib
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from authn.evidence import (
+    CertificateFacts,
+    Claims,
+    Code,
+    Content,
+    Credentials,
+    Finding,
+    History,
+    Provenance,
+    Revocation,
+    Signature,
+    Signer,
+    Step,
+    Window,
+)
+from detector.frames import thumbnail
+from tools import programs
+from tools.report import Engine, Report, as_html
+from tools.verdict import Ledger, Obstacle, Recorded, decide
+
+NOW = datetime(2026, 11, 20, 8, 14, 9, tzinfo=UTC)
+ENGINE = Engine("0.1.0", "0.38.1", (("signers", "signing", "0" * 64),), NOW, NOW)
+HOSTILE = "<script>alert(1)</script>\"'><img src=x onerror=alert(2)>\u202egpj.exe"
+LONG = "an-unbroken-name-" + "x" * 300 + ".jpg"
+CERTIFICATE = CertificateFacts(HOSTILE, HOSTILE, HOSTILE, "01", "a" * 64, "b" * 64, NOW, NOW)
+STEP = Step(HOSTILE, HOSTILE, Credentials.PRESENT, (HOSTILE,), CERTIFICATE)
+
+
+def hostile_report(name: str) -> Report:
+    found = Provenance(
+        Credentials.PRESENT,
+        Content.INTACT,
+        Signature.VALID,
+        Signer.RECOGNISED,
+        Window(None, NOW, HOSTILE),
+        Revocation.NOT_CHECKED,
+        History.COMPLETE,
+        CERTIFICATE,
+        HOSTILE,
+        None,
+        Claims(HOSTILE, HOSTILE, (HOSTILE,), (HOSTILE,), HOSTILE),
+        (STEP, replace(STEP, problems=(), steps=(STEP,))),
+        (Finding.fails(Code.SIGNER_CHAIN, HOSTILE),),
+    )
+    recorded = Recorded(
+        Ledger.UNKNOWN, origin=HOSTILE, findings=(Finding.fails(Code.LEDGER_INCLUDED, HOSTILE),)
+    )
+    return Report(name, "c" * 64, 10, "image/jpeg", decide(found, recorded, None), ENGINE)
+
+
+def unread_report() -> Report:
+    obstacle = Obstacle("file-unreadable", HOSTILE, "Check the path.")
+    return Report("gone.jpg", None, None, None, decide(None, Recorded(Ledger.NOT_CHECKED), obstacle), ENGINE)
+
+
+@pytest.fixture(scope="module")
+def page(own_samples: Path) -> str:
+    picture = thumbnail((own_samples / "hills.jpg").read_bytes(), "image/jpeg")
+    return as_html(
+        [(hostile_report(HOSTILE), picture), (hostile_report(LONG), None), (unread_report(), None)]
+    )
+
+
+def test_nothing_is_fetched_and_nothing_can_run(page: str) -> None:
+    policy = html.unescape(re.findall(r'Content-Security-Policy" content="([^"]*)"', page)[0])
+    assert policy == "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
+    written = re.sub(r"<style>.*?</style>", "", page, flags=re.DOTALL)
+    sources = re.findall(r'\b(?:src|href|action|srcset|poster)="([^"]*)"', written)
+    assert sources
+    assert all(source.startswith(("data:image/jpeg;base64,", "#f")) for source in sources)
+    assert "url(" not in page
+    assert "@import" not in page
+
+
+def test_what_strangers_wrote_stays_text(page: str) -> None:
+    tags = set(re.findall(r"<\s*([a-zA-Z][a-zA-Z0-9]*)", page))
+    assert not tags & {"script", "iframe", "object", "embed", "form", "link", "base", "svg"}
+    assert page.count("<img") == 1
+    assert "&lt;script&gt;" in page
+
+
+def test_a_file_s_name_loses_what_would_reorder_it(page: str) -> None:
+    names = re.findall(r'<p class="name" id="n\d"><bdi>(.*?)</bdi>', page)
+    assert len(names) == 3
+    assert not [name for name in names if "\u202e" in name]
+
+
+def test_the_page_names_each_panel_in_its_own_words(page: str) -> None:
+    text = re.sub(r"<[^>]+>", " ", re.sub(r"<style>.*?</style>", "", page, flags=re.DOTALL))
+    assert text.index("Proven") < text.index("Claimed") < text.index("Estimated")
+    assert text.count("This does not say") == 3
+    assert not re.search(r"\b(authentic|real|fake|verified|trusted)\b", text, re.IGNORECASE)
+
+
+# --- In a browser
+
+
+def chromium(*arguments: str, folder: Path) -> str:
+    path = programs.named("chromium").path
+    assert path is not None
+    command = [
+        path,
+        "--headless",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--hide-scrollbars",
+        f"--user-data-dir={folder}",
+    ]
+    done = subprocess.run([*command, *arguments], capture_output=True, text=True, timeout=120, check=True)
+    return done.stdout
+
+
+def framed(page: str, width: int) -> str:
+    """A page that shows `page` in a frame of that width and writes down how wide its content is."""
+    return f"""<!doctype html><title>waiting</title><iframe id=f width={width} height=900 style="border:0"
+srcdoc="{html.escape(page)}"></iframe><script>onload=()=>{{const d=document.getElementById("f").contentDocument;
+document.title=d.documentElement.clientWidth+" "+d.documentElement.scrollWidth}}</script>"""
+
+
+@pytest.mark.needs("chromium")
+@pytest.mark.parametrize("width", [320, 375, 1280])
+def test_the_page_never_scrolls_sideways(page: str, width: int, tmp_path: Path) -> None:
+    (tmp_path / "page.html").write_text(framed(page, width), encoding="utf-8")
+    found = chromium(
+        "--virtual-time-budget=5000",
+        "--window-size=1400,1000",
+        "--dump-dom",
+        (tmp_path / "page.html").as_uri(),
+        folder=tmp_path / "profile",
+    )
+    visible, content = map(int, re.findall(r"<title>(\d+) (\d+)</title>", found)[0])
+    assert visible == width
+    assert content == visible
+
+
+@pytest.mark.needs("chromium")
+@pytest.mark.parametrize("width", [500, 1280])
+def test_the_page_is_not_blank(page: str, width: int, tmp_path: Path) -> None:
+    (tmp_path / "page.html").write_text(page, encoding="utf-8")
+    shot = tmp_path / "shot.png"
+    chromium(
+        f"--window-size={width},1000",
+        f"--screenshot={shot}",
+        (tmp_path / "page.html").as_uri(),
+        folder=tmp_path / "profile",
+    )
+    assert len(colours(shot.read_bytes())) > 100
+
+
+def colours(png: bytes) -> set[bytes]:
+    """The byte triples of the unfiltered rows; enough to tell a page from a blank."""
+    (width,) = struct.unpack(">I", png[16:20])
+    data = b"".join(
+        png[at + 8 : at + 8 + length] for at, length in chunks(png) if png[at + 4 : at + 8] == b"IDAT"
+    )
+    rows = zlib.decompress(data)
+    assert len(rows) >= width
+    return {rows[at : at + 3] for at in range(0, len(rows) - 2, 3)}
+
+
+def chunks(png: bytes) -> list[tuple[int, int]]:
+    found, at = [], 8
+    while at < len(png):
+        (length,) = struct.unpack(">I", png[at : at + 4])
+        found.append((at, length))
+        at += length + 12
+    return found
+
+
+@pytest.mark.needs("chromium")
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_an_accessibility_checker_finds_nothing(page: str, scheme: str, tmp_path: Path) -> None:
+    rules = axe()
+    # The policy of the page forbids scripts, so the copy that is checked goes without it.
+    lax = re.sub(r"<meta http-equiv=\"Content-Security-Policy\"[^>]*>", "", page).replace(
+        "<details>", "<details open>"
+    )
+    if scheme == "dark":
+        lax = lax.replace("(prefers-color-scheme:dark)", "all")
+    script = (
+        "<script>" + rules.replace("</script", "<\\/script") + "</script><script>axe.run().then(r=>{"
+        'document.title="axe "+JSON.stringify({passes:r.passes.length,violations:r.violations.map('
+        'v=>v.id+": "+v.nodes.map(n=>n.target).join(" "))})})</script>'
+    )
+    (tmp_path / "page.html").write_text(lax.replace("</body>", script + "</body>"), encoding="utf-8")
+    found = chromium(
+        "--virtual-time-budget=20000",
+        "--dump-dom",
+        (tmp_path / "page.html").as_uri(),
+        folder=tmp_path / "profile",
+    )
+    answer = json.loads(html.unescape(re.findall(r"<title>axe (.*?)</title>", found)[0]))
+    assert answer["violations"] == []
+    assert answer["passes"] > 15
+
+
+def axe() -> str:
+    """The rules of axe-core, which two packages for other browsers' drivers carry."""
+    for package, inside in (
+        ("axe_playwright_python", "axe.min.js"),
+        ("axe_selenium_python", "node_modules/axe-core/axe.min.js"),
+    ):
+        spec = importlib.util.find_spec(package)
+        if spec is not None and spec.origin is not None:
+            path = Path(spec.origin).parent / inside
+            if path.is_file():
+                return path.read_text("utf-8")
+    pytest.skip("no package here carries axe-core; run: pip install axe-playwright-python")

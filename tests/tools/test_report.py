@@ -1,0 +1,391 @@
+"""One verdict in three forms that say the same; the JSON is held to its schema."""
+
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from authn import manifest
+from authn.evidence import (
+    AssetId,
+    CertificateFacts,
+    Claims,
+    Code,
+    Content,
+    Credentials,
+    Custody,
+    Finding,
+    History,
+    Panel,
+    Provenance,
+    Revocation,
+    Signature,
+    Signer,
+    Step,
+    Window,
+)
+from authn.media import Kind, Media
+from authn.profile import Profile
+from tools.check import Beliefs, beliefs, check_files
+from tools.errors import UnwritableError
+from tools.home import Home, create_home
+from tools.report import (
+    Engine,
+    Report,
+    as_dict,
+    as_html,
+    as_json,
+    as_text,
+    iso_no_later,
+    proven_lines,
+    shown,
+    write_page,
+)
+from tools.signing import sign_files
+from tools.verdict import Headline, Ledger, Obstacle, Recorded, decide
+
+NOW = datetime(2026, 11, 20, 8, 14, 9, tzinfo=UTC)
+ENGINE = Engine("0.1.0", "0.38.1", (("signers", "signing", "0" * 64),), NOW, NOW)
+BANNED = re.compile(r"\b(authentic|real|fake|verified|trusted)\b", re.IGNORECASE)
+RTL = "\u202egpj.exe"
+
+CERTIFICATE = CertificateFacts(
+    "Northwind Camera M3", "Daily Example", "Issuer", "01", "a" * 64, "b" * 64, NOW, NOW + timedelta(days=90)
+)
+ASSET = AssetId(b"\1" * 32, b"\2" * 32, b"\3" * 32)
+
+
+def facts(**changes: object) -> Provenance:
+    whole = Provenance(
+        Credentials.PRESENT,
+        Content.INTACT,
+        Signature.VALID,
+        Signer.RECOGNISED,
+        Window(None, NOW, "a time-stamp token"),
+        Revocation.NOT_CHECKED,
+        History.NONE,
+        CERTIFICATE,
+        "signers",
+        ASSET,
+        Claims("harbour.jpg", "Camera 1", ("c2pa.created",), ("digitalCapture",), None),
+        (),
+        tuple(Finding.holds(code, "it holds") for code in Code),
+    )
+    return replace(whole, **changes)  # type: ignore[arg-type]
+
+
+SILENT = {"content": None, "signature": None, "signer": None, "time": Window(), "certificate": None}
+SILENT |= {"signer_list": None, "identity": None, "claims": Claims()}
+STEP = Step(
+    "part.jpg",
+    "componentOf",
+    Credentials.PRESENT,
+    ("signature-broken",),
+    CERTIFICATE,
+    recognised=True,
+    steps=(Step("inner.jpg", "parentOf", Credentials.NONE, ()),),
+)
+# One set of facts for every headline there is.
+MADE = {
+    Headline.INTACT_SIGNER_RECOGNISED: facts(),
+    Headline.INTACT_SIGNER_UNKNOWN: facts(signer=Signer.NOT_RECOGNISED, signer_list=None),
+    Headline.SIGNED_PARTLY_COVERED: facts(content=Content.PARTLY_COVERED),
+    Headline.SIGNED_HISTORY_PROBLEM: facts(history=History.PROBLEM, steps=(STEP,)),
+    Headline.SIGNER_EXPIRED_TIME_UNPROVEN: facts(signer=Signer.EXPIRED_TIME_UNPROVEN, time=Window()),
+    Headline.SIGNER_REVOKED: facts(signer=Signer.REVOKED, revocation=Revocation.REVOKED),
+    Headline.SIGNER_REJECTED: facts(signer=Signer.WRONG_KIND),
+    Headline.CHANGED_AFTER_SIGNING: facts(content=Content.CHANGED),
+    Headline.MATCHES_RECORDED_CAPTURE: facts(credentials=Credentials.NONE, **SILENT),
+    Headline.CREDENTIALS_ELSEWHERE: facts(credentials=Credentials.ELSEWHERE, **SILENT),
+    Headline.CREDENTIALS_UNREADABLE: facts(credentials=Credentials.UNREADABLE, **SILENT),
+    Headline.NO_CREDENTIALS: facts(credentials=Credentials.NONE, **SILENT),
+    Headline.NOT_CHECKED: None,
+}
+
+
+def made_report(head: Headline, name: str = "harbour.jpg") -> Report:
+    state = Ledger.SIMILAR if head is Headline.MATCHES_RECORDED_CAPTURE else Ledger.UNKNOWN
+    recorded = Recorded(
+        state, 3, NOW, "log.example", 1, Custody.E0, (Finding.fails(Code.LEDGER_INCLUDED, "no"),)
+    )
+    obstacle = None
+    if head is Headline.NOT_CHECKED:
+        recorded = Recorded(Ledger.NOT_CHECKED)
+        obstacle = Obstacle("file-unreadable", "the file cannot be read", "Check the path.")
+    verdict = decide(MADE[head], recorded, obstacle)
+    assert verdict.headline is head
+    return Report(name, "c" * 64, 10, "image/jpeg", verdict, ENGINE)
+
+
+@pytest.fixture(scope="module")
+def schema() -> Any:
+    text = (resources.files("tools") / "report.schema.json").read_text("utf-8")
+    found = json.loads(text)
+    jsonschema.Draft202012Validator.check_schema(found)
+    return found
+
+
+@pytest.fixture(scope="module")
+def validator(schema: Any) -> jsonschema.Draft202012Validator:
+    return jsonschema.Draft202012Validator(schema)
+
+
+def strings(value: object) -> Iterator[str]:
+    match value:
+        case str():
+            yield value
+        case dict():
+            for inner in value.values():
+                yield from strings(inner)
+        case list():
+            for inner in value:
+                yield from strings(inner)
+
+
+# --- The schema
+
+
+@pytest.mark.parametrize("head", Headline)
+def test_every_headline_s_report_is_as_the_schema_says(
+    head: Headline, validator: jsonschema.Draft202012Validator
+) -> None:
+    found = json.loads(as_json(made_report(head)))
+    validator.validate(found)
+    assert found["headline"] == head.value
+
+
+@pytest.mark.parametrize(
+    ("place", "members"),
+    [
+        (("properties", "headline"), Headline),
+        (("properties", "type"), Kind),
+        (("$defs", "credentials"), Credentials),
+        (("$defs", "proven", "properties", "content"), Content),
+        (("$defs", "proven", "properties", "signature"), Signature),
+        (("$defs", "proven", "properties", "signer", "properties", "state"), Signer),
+        (("$defs", "proven", "properties", "revocation"), Revocation),
+        (("$defs", "proven", "properties", "history", "properties", "state"), History),
+        (("$defs", "proven", "properties", "ledger", "properties", "state"), Ledger),
+        (("$defs", "proven", "properties", "custody"), Custody),
+        (("$defs", "finding", "properties", "code"), Code),
+        (("$defs", "finding", "properties", "panel"), Panel),
+    ],
+)
+def test_the_schema_spells_out_every_member(schema: Any, place: tuple[str, ...], members: Any) -> None:
+    for step in place:
+        schema = schema[step]
+    spelled = [member for member in schema["enum"] if member is not None]
+    assert sorted(spelled) == sorted(member.value for member in members)
+
+
+def test_the_schema_lets_no_unknown_field_pass(schema: Any) -> None:
+    def objects(value: Any) -> Iterator[Any]:
+        if isinstance(value, dict):
+            if value.get("type") == "object":
+                yield value
+            for inner in value.values():
+                yield from objects(inner)
+        elif isinstance(value, list):
+            for inner in value:
+                yield from objects(inner)
+
+    found = list(objects(schema))
+    assert len(found) >= 10
+    for each in found:
+        assert each["additionalProperties"] is False
+        assert set(each["required"]) == set(each["properties"])
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda found: found.pop("not_proven"),
+        lambda found: found.update(score=0.9),
+        lambda found: found.update(headline="AUTHENTIC"),
+        lambda found: found["proven"].pop("custody"),
+        lambda found: found["proven"]["time"].update(not_after="2026-11-20"),
+        lambda found: found["engine"].pop("lists"),
+        lambda found: found["findings"][0].update(passed="yes"),
+    ],
+)
+def test_the_schema_refuses_a_spoiled_report(spoil: Any, validator: jsonschema.Draft202012Validator) -> None:
+    found = as_dict(made_report(Headline.INTACT_SIGNER_RECOGNISED))
+    spoil(found)
+    assert not validator.is_valid(found)
+
+
+# --- Files as they come
+
+
+@pytest.fixture(scope="module")
+def stranger(tmp_path_factory: pytest.TempPathFactory) -> Home:
+    """A home that knows nothing of ours."""
+    place = tmp_path_factory.mktemp("stranger") / "home"
+    return create_home(place, "Somebody Else", "http://localhost:8461/ocsp/", datetime.now(UTC))
+
+
+def opened(home: Home, at: datetime, signers: Path | None = None) -> Beliefs:
+    return beliefs(home, signers, None, Profile.POLICY, None, at, datetime.now(UTC))
+
+
+def written_by_hand(home: Home, source: Path, target: Path, parent: str | None) -> Path:
+    """A manifest that our own flow refuses to write."""
+    device = home.device("cam")
+    claim = json.dumps({"claim_generator_info": [{"name": "Test"}], "assertions": []})
+    with source.open("rb") as stream, target.open("w+b") as out:
+        media = Media.of(stream, source.name, 1 << 30)
+        manifest.write(media, out, claim, parent, device.key.sign, device.chain_pem, None)
+    return target
+
+
+def test_files_give_the_headlines_that_fit_them(
+    home: Home,
+    stranger: Home,
+    signed: Path,
+    altered: Path,
+    own_samples: Path,
+    tmp_path: Path,
+    validator: jsonschema.Draft202012Validator,
+) -> None:
+    now = datetime.now(UTC)
+    empty, cut, elsewhere = tmp_path / "empty.jpg", tmp_path / "cut.jpg", tmp_path / "elsewhere.jpg"
+    empty.touch()
+    cut.write_bytes(half_a_record(signed.read_bytes()))
+    original = (own_samples / "hills.jpg").read_bytes()
+    elsewhere.write_bytes(original[:2] + remote_reference() + original[2:])
+    child = written_by_hand(
+        home, altered, tmp_path / "child.jpg", '{"title":"before","relationship":"parentOf"}'
+    )
+    untimed = tmp_path / "untimed" / "hills.jpg"
+    (told,) = sign_files(
+        home, [own_samples / "hills.jpg"], untimed.parent, "cam", lambda: datetime.now(UTC), timed=False
+    )
+    assert isinstance(told, str)
+    with (
+        opened(home, now) as ours,
+        opened(stranger, now) as theirs,
+        opened(home, now + timedelta(400)) as later,
+    ):
+        cases = [
+            (ours, signed, "INTACT_SIGNER_RECOGNISED"),
+            (theirs, signed, "INTACT_SIGNER_UNKNOWN"),
+            (ours, child, "SIGNED_HISTORY_PROBLEM"),
+            (later, untimed, "SIGNER_EXPIRED_TIME_UNPROVEN"),
+            (ours, altered, "CHANGED_AFTER_SIGNING"),
+            (ours, own_samples / "harbour.jpg", "MATCHES_RECORDED_CAPTURE"),
+            (ours, elsewhere, "CREDENTIALS_ELSEWHERE"),
+            (ours, cut, "CREDENTIALS_UNREADABLE"),
+            (theirs, own_samples / "harbour.jpg", "NO_CREDENTIALS"),
+            (ours, empty, "NOT_CHECKED"),
+        ]
+        found = {}
+        for held in (ours, theirs, later):
+            mine = [(path, head) for each, path, head in cases if each is held]
+            reports = check_files([str(path) for path, _ in mine], held, None, "start")
+            for (report, _), (path, head) in zip(reports, mine, strict=True):
+                line = json.loads(as_json(report))
+                validator.validate(line)
+                assert not [text for text in strings(line) if BANNED.search(text)]
+                found[path.name, head] = line["headline"]
+    assert found == {(path.name, head): head for _, path, head in cases}
+
+
+def half_a_record(jpeg: bytes) -> bytes:
+    """The first half of the segment that carries the credentials (JPEG XT, APP11)."""
+    at = jpeg.index(b"\xff\xeb")
+    length = int.from_bytes(jpeg[at + 2 : at + 4], "big")
+    return (
+        jpeg[: at + 2]
+        + (length // 2).to_bytes(2, "big")
+        + jpeg[at + 4 : at + 2 + length // 2]
+        + jpeg[at + 2 + length :]
+    )
+
+
+def remote_reference() -> bytes:
+    """An XMP segment that names where credentials are (C2PA 2.2, 11.4)."""
+    xmp = (
+        b'http://ns.adobe.com/xap/1.0/\0<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF'
+        b' xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#"><rdf:Description rdf:about=""'
+        b' xmlns:dcterms="http://purl.org/dc/terms/"'
+        b' dcterms:provenance="http://127.0.0.1:9/manifest.c2pa"/></rdf:RDF></x:xmpmeta>'
+    )
+    return b"\xff\xe1" + (len(xmp) + 2).to_bytes(2, "big") + xmp
+
+
+# --- Text
+
+
+@pytest.mark.parametrize("head", Headline)
+def test_text_says_the_headline_and_what_it_does_not_say(head: Headline) -> None:
+    text = as_text(made_report(head))
+    assert head.value in text.splitlines()[0]
+    assert "not proven: " in text
+    assert not BANNED.search(text)
+
+
+def test_a_name_cannot_hide_or_reorder_what_is_printed() -> None:
+    hostile = f"a\r\nok: Unchanged\x1b[2J{RTL}\udcff"
+    text = as_text(made_report(Headline.NO_CREDENTIALS, hostile))
+    assert "\u202e" not in text
+    assert "\x1b" not in text
+    assert text.splitlines()[0].startswith("a ok: Unchanged[2Jgpj.exe\\udcff: No signed record")
+
+
+@given(st.text(max_size=60) | st.binary(max_size=60).map(lambda raw: raw.decode("utf-8", "surrogateescape")))
+def test_any_name_is_shown_on_one_line_and_survives_in_json(name: str) -> None:
+    assert shown(name).isprintable()
+    shown(name).encode("utf-8")
+    line = as_json(made_report(Headline.NO_CREDENTIALS, name))
+    assert line.isascii()
+    assert "\n" not in line
+    assert json.loads(line)["file"] == name
+
+
+def test_an_unrecognised_signer_s_name_is_not_put_in_front_of_its_claims() -> None:
+    report = made_report(Headline.INTACT_SIGNER_UNKNOWN)
+    assert as_dict(report)["claims"]["speaker"] == "an unrecognised signer"
+    assert dict(proven_lines(report))["signer"].startswith("not recognised (calls itself")
+
+
+@given(st.datetimes(min_value=datetime(2000, 1, 1), max_value=datetime(2100, 1, 1), timezones=st.just(UTC)))  # noqa: DTZ001
+def test_an_upper_bound_is_never_rounded_down(moment: datetime) -> None:
+    said = iso_no_later(moment)
+    assert said is not None
+    assert moment <= datetime.fromisoformat(said) < moment + timedelta(seconds=1)
+
+
+def test_a_changed_file_s_claims_are_said_of_the_file_as_it_was_signed() -> None:
+    changed = as_dict(made_report(Headline.CHANGED_AFTER_SIGNING))
+    assert changed["claims"]["speaker"] == "Northwind Camera M3 (about the file as it was signed)"
+    broken = decide(facts(signature=Signature.BROKEN), Recorded(Ledger.UNKNOWN), None)
+    told = as_dict(replace(made_report(Headline.CHANGED_AFTER_SIGNING), verdict=broken))
+    assert told["claims"]["speaker"] == "somebody whose signature does not hold"
+
+
+# --- Writing
+
+
+def test_a_page_with_any_name_can_be_written(tmp_path: Path) -> None:
+    page = as_html([(made_report(Headline.NO_CREDENTIALS, "a\udcff"), None)])
+    write_page(tmp_path / "report.html", page)
+    assert "a\\udcff" in (tmp_path / "report.html").read_text("utf-8")
+    assert [path.name for path in tmp_path.iterdir()] == ["report.html"]
+
+
+def test_a_page_that_cannot_be_written_leaves_nothing(tmp_path: Path) -> None:
+    with pytest.raises(UnwritableError):
+        write_page(tmp_path / "missing" / "report.html", "text")
+    (tmp_path / "report.html").mkdir()
+    with pytest.raises(UnwritableError):
+        write_page(tmp_path / "report.html", "text")
+    assert [path.name for path in tmp_path.iterdir()] == ["report.html"]

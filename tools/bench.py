@@ -1,0 +1,640 @@
+"""Measure what Lightseal adds to the floors it stands on, on this machine, in one run.
+
+Floor and figure are taken in turn (A B A B), and each pair gives one ratio, so that a
+machine that slows down slows both. The media is generated, everything happens in a
+temporary folder, and that folder's file system decides what a durable write costs.
+
+Not measured: a cold disk (what is read was just written), many clients at once, the detector.
+"""
+
+import hashlib
+import itertools
+import json
+import os
+import platform
+import secrets
+import sqlite3
+import ssl
+import statistics
+import struct
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from enum import StrEnum
+from functools import partial
+from importlib import resources
+from pathlib import Path
+
+import numpy as np
+
+from authn import manifest
+from authn.device import Device
+from authn.evidence import Content
+from authn.keys import generate_p256, verify_ed25519
+from authn.media import Media
+from authn.profile import Profile
+from authn.timestamp.request import TimeStampRequest
+from storage.checkpoint import open_checkpoint
+from storage.entry import Kind
+from storage.ledger import Lookup, Record
+from storage.merkle import verify_inclusion
+from storage.payload import canonical
+from tools.archive import check_archive, silent
+from tools.capture import Desk, captured, sign_file
+from tools.check import beliefs
+from tools.errors import Error
+from tools.examine import MAX_BYTES, Examined, Policy, Prepared, Tail, start, start_preparing
+from tools.home import Home, create_home
+from tools.report import iso
+from tools.requirements import version
+from tools.version import VERSION
+
+SCHEMA = "lightseal-bench/1"
+MEGABYTE = 1_000_000
+BATCH = 1024
+
+_OCSP = "http://localhost:8461/ocsp/"
+_SHA = "SHA-256 of the same file, one core"
+_READER = "bare C2PA reader: its report as text, same settings"
+_SIGNER = "bare C2PA signer: same claim and settings, no token, not synced"
+_SYNCED = "the same signer, and one sync of its file"
+_NONE = "none"
+_PER_SECOND = {"ms": 1e3, "us": 1e6}
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """How much is measured; sizes are in bytes."""
+
+    jpegs: tuple[int, ...]
+    wav: int
+    rounds: int
+    signings: int
+    entries: int
+    starts: int
+    archive: int
+    archive_rounds: int
+
+
+QUICK = Plan((3 * MEGABYTE,), 10 * MEGABYTE, 7, 5, 8 * BATCH, 3, 60, 1)
+THOROUGH = Plan((3 * MEGABYTE, 12 * MEGABYTE), 40 * MEGABYTE, 41, 21, 98 * BATCH, 11, 300, 5)
+
+
+class Side(StrEnum):
+    """On which side of its value a budget is kept."""
+
+    AT_MOST = "<="
+    AT_LEAST = ">="
+
+
+class State(StrEnum):
+    """Whether the median keeps the budget; SHOWN is for what has none."""
+
+    OK = "ok"
+    OVER = "over"
+    SHOWN = "shown"
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """What was promised of a figure."""
+
+    side: Side
+    value: float
+
+    def state(self, median: float) -> State:
+        """Compare the median alone; the spread is for the reader."""
+        match self.side:
+            case Side.AT_MOST:
+                return State.OK if median <= self.value else State.OVER
+            case Side.AT_LEAST:
+                return State.OK if median >= self.value else State.OVER
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One figure: a sample per pair or repetition, and what the floor and we took in seconds."""
+
+    name: str
+    floor: str
+    unit: str
+    samples: tuple[float, ...]
+    budget: Budget | None = None
+    floor_seconds: float | None = None
+    our_seconds: float | None = None
+
+    @property
+    def median(self) -> float:
+        """The middle sample."""
+        return statistics.median(self.samples)
+
+    @property
+    def quartiles(self) -> tuple[float, float]:
+        """Between these lies the middle half of the samples."""
+        if len(self.samples) < 2:
+            return self.median, self.median
+        low, _, high = statistics.quantiles(self.samples, n=4, method="inclusive")
+        return low, high
+
+    @property
+    def state(self) -> State:
+        """Whether the budget is kept."""
+        return State.SHOWN if self.budget is None else self.budget.state(self.median)
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """Where and when the figures are true. `sha_extensions` is the processor's own SHA-256."""
+
+    processor: str
+    cores: int
+    sha_extensions: str
+    system: str
+    python: str
+    libraries: tuple[tuple[str, str], ...]
+    file_system: str
+    began: str
+    load: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """Every row of one run, and the machine."""
+
+    machine: Machine
+    load_after: tuple[float, ...]
+    seconds: float
+    rows: tuple[Row, ...]
+
+    def as_json(self) -> str:
+        """One object on one line; samples are left out, their number is not."""
+        machine = {name: getattr(self.machine, name) for name in Machine.__slots__}
+        document = {
+            "schema": SCHEMA,
+            "machine": {**machine, "libraries": dict(self.machine.libraries)},
+            "load_after": self.load_after,
+            "seconds": self.seconds,
+            "rows": [_document(row) for row in self.rows],
+        }
+        return json.dumps(document, sort_keys=True)
+
+    def as_text(self) -> str:
+        """A header, then one line per row: the median, the middle half, the budget, the floor."""
+        machine = self.machine
+        libraries = ", ".join(f"{name} {found}" for name, found in machine.libraries)
+        cells = [_cells(row) for row in self.rows]
+        widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+        return "\n".join(
+            [
+                f"{machine.processor}, {machine.cores} cores, SHA extensions {machine.sha_extensions}",
+                f"{machine.system}, Python {machine.python}, temporary folder on {machine.file_system}",
+                libraries,
+                f"began {machine.began}, took {self.seconds:.0f} s, load {_loads(machine.load)} before"
+                f" and {_loads(self.load_after)} after",
+                "Each figure is the median; in brackets the quartiles. x is ours over the floor, per pair.",
+                "",
+                *(
+                    "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
+                    for line in cells
+                ),
+            ]
+        )
+
+
+def _document(row: Row) -> dict[str, object]:
+    return {
+        "name": row.name,
+        "floor": row.floor,
+        "unit": row.unit,
+        "median": row.median,
+        "quartiles": row.quartiles,
+        "range": (min(row.samples), max(row.samples)),
+        "count": len(row.samples),
+        "budget": None if row.budget is None else {"side": row.budget.side, "value": row.budget.value},
+        "state": row.state,
+        "floor_seconds": row.floor_seconds,
+        "our_seconds": row.our_seconds,
+    }
+
+
+def _cells(row: Row) -> tuple[str, ...]:
+    low, high = (_figure(value) for value in row.quartiles)
+    budget = "" if row.budget is None else f"{row.budget.side} {row.budget.value:g}"
+    took = ""
+    if row.floor_seconds is not None and row.our_seconds is not None:
+        took = f" ({_duration(row.floor_seconds)}; ours {_duration(row.our_seconds)})"
+    return (
+        row.state,
+        row.name,
+        f"{_figure(row.median)} {row.unit}",
+        f"[{low}..{high}]",
+        budget,
+        f"floor: {row.floor}{took}",
+    )
+
+
+def _figure(value: float) -> str:
+    return f"{value:.0f}" if abs(value) >= 1000 else f"{value:.3g}"
+
+
+def _duration(seconds: float) -> str:
+    return f"{_figure(seconds * 1e3)} ms" if seconds >= 1e-3 else f"{_figure(seconds * 1e6)} us"
+
+
+def _loads(load: tuple[float, ...]) -> str:
+    return "/".join(f"{value:.2f}" for value in load) or "unknown"
+
+
+def measure(plan: Plan) -> Report:
+    """Measure every row of `plan`, in a folder that is gone afterwards."""
+    began = time.monotonic()
+    with tempfile.TemporaryDirectory(prefix="lightseal-bench-") as name, ExitStack() as stack:
+        folder = Path(name)
+        machine = _machine(folder)
+        home = create_home(folder / "home", "Bench", _OCSP, _now())
+        device, _ = home.enrol("camera", "Bench Camera", _now())
+        ledger = stack.enter_context(home.ledger())
+        sdk = stack.enter_context(manifest.Sdk())
+        policy = Policy(home.signers(), home.time_stampers(), _now())
+        desk = Desk(home, ledger, policy.lists(), sdk, home.authority(_now()))
+        rng = np.random.default_rng(20260101)
+        rows = [
+            *_media(desk, device, folder, plan, rng),
+            *_ledger(desk, plan, rng),
+            _authority(home, plan),
+            *_archive(desk, device, folder, plan),
+            *_command(home, folder / "archive" / "0.jpg", plan),
+        ]
+    return Report(machine, _load(), time.monotonic() - began, tuple(rows))
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)
+
+
+def _seconds(work: Callable[[], object]) -> float:
+    started = time.perf_counter()
+    work()
+    return time.perf_counter() - started
+
+
+def _in_turn(rounds: int, *works: Callable[[], object]) -> list[tuple[float, ...]]:
+    """Time each work once a round, in turn, after one round that does not count; one list for each work."""
+    taken = [[_seconds(work) for work in works] for _ in range(rounds + 1)][1:]
+    return list(zip(*taken, strict=True))
+
+
+def _ratio(
+    name: str, floor: str, floor_times: Sequence[float], times: Sequence[float], at_most: float | None
+) -> Row:
+    return Row(
+        name,
+        floor,
+        "x",
+        tuple(ours / bare for bare, ours in zip(floor_times, times, strict=True)),
+        None if at_most is None else Budget(Side.AT_MOST, at_most),
+        statistics.median(floor_times),
+        statistics.median(times),
+    )
+
+
+# --- Verify and sign
+
+
+def _media(desk: Desk, device: Device, folder: Path, plan: Plan, rng: np.random.Generator) -> Iterator[Row]:
+    for size in plan.jpegs:
+        source = folder / f"{size}.jpg"
+        source.write_bytes(noise_jpeg(size, rng))
+        signed = _sign_once(desk, device, source)
+        yield from _verify_rows(desk, f"JPEG of {_megabytes(signed)}", signed, 3.5, plan.rounds)
+        yield from _sign_rows(desk, device, source, plan.signings)
+    source = folder / f"{plan.wav}.wav"
+    source.write_bytes(noise_wav(plan.wav, rng))
+    signed = _sign_once(desk, device, source)
+    yield from _verify_rows(desk, f"WAV of {_megabytes(signed)}", signed, 2.5, plan.rounds)
+
+
+def _megabytes(path: Path) -> str:
+    return f"{path.stat().st_size / MEGABYTE:.3g} MB"
+
+
+def _prepared(source: Path) -> Prepared:
+    found = start_preparing(Tail.REFUSED)(str(source))
+    if not isinstance(found, Prepared):
+        raise Error(f"the generated {source.name} is refused ({found.reason})")
+    return found
+
+
+def _sign_once(desk: Desk, device: Device, source: Path) -> Path:
+    target = source.with_name(f"signed-{source.name}")
+    return sign_file(desk, device, source, target, _prepared(source), captured, _now).media
+
+
+def _intact(found: Examined) -> Examined:
+    """What is fast because it failed must not be measured."""
+    if found.provenance is None or found.provenance.content is not Content.INTACT:
+        raise Error("a file that was just signed does not verify, so nothing can be measured")
+    return found
+
+
+def _verify_rows(desk: Desk, what: str, signed: Path, at_most: float, rounds: int) -> Iterator[Row]:
+    examine = start(Policy(desk.home.signers(), desk.home.time_stampers(), _now()))
+    path = str(signed)
+
+    def digest() -> None:
+        with signed.open("rb") as stream:
+            hashlib.file_digest(stream, "sha256")
+
+    def read() -> None:
+        with signed.open("rb", buffering=0) as stream:
+            desk.sdk.bare_read(Media.of(stream, signed.name, MAX_BYTES))
+
+    sha, bare, ours = _in_turn(rounds, digest, read, lambda: _intact(examine(path)))
+    yield _ratio(f"verify, {what}", _SHA, sha, ours, at_most)
+    yield _ratio(f"verify, {what}", _READER, bare, ours, 1.25)
+
+
+def _sign_rows(desk: Desk, device: Device, source: Path, rounds: int) -> Iterator[Row]:
+    prepared = _prepared(source)
+    claim, parent = captured(prepared)
+    numbers = itertools.count()
+
+    def bare(finish: Callable[[int], None]) -> None:
+        target = source.with_name("bare.jpg")
+        with source.open("rb", buffering=0) as stream, target.open("w+b") as out:
+            media = Media.of(stream, source.name, MAX_BYTES)
+            manifest.write(media, out, claim, parent, device.key.sign, device.chain_pem, None)
+            out.flush()
+            finish(out.fileno())
+
+    def ours() -> None:
+        target = source.with_name(f"{next(numbers)}-{source.name}")
+        sign_file(desk, device, source, target, prepared, captured, _now)
+
+    floor, synced, times = _in_turn(rounds, lambda: bare(lambda _: None), lambda: bare(os.fsync), ours)
+    for number in range(next(numbers)):
+        source.with_name(f"{number}-{source.name}").unlink()
+    what = f"sign, JPEG of {_megabytes(source)}, with token, self-check and ledger"
+    yield _ratio(what, _SIGNER, floor, times, 1.5)
+    yield _ratio(what, _SYNCED, synced, times, None)
+
+
+def noise_jpeg(size: int, rng: np.random.Generator) -> bytes:
+    """A grey baseline JPEG of noise, about `size` bytes, that every decoder reads (ITU-T T.81).
+
+    Each of its tables has one code: `00000000` for a DC difference of nothing, and `0` for
+    an AC coefficient of ten bits, which are random. So a block is 8 + 63 * 11 bits.
+    """
+    side = max(1, round((size / (701 / 8)) ** 0.5))
+    bits = rng.integers(0, 2, (side * side, 8 + 63 * 11), dtype=np.uint8)
+    bits[:, :8] = 0
+    bits[:, 8::11] = 0
+    padding = np.ones(-bits.size % 8, dtype=np.uint8)
+    scan = np.packbits(np.concatenate([bits.reshape(-1), padding])).tobytes().replace(b"\xff", b"\xff\x00")
+    pixels = 8 * side
+    return b"".join(
+        (
+            b"\xff\xd8",
+            _segment(0xDB, b"\x00" + b"\x01" * 64),
+            _segment(0xC0, struct.pack(">BHHB3B", 8, pixels, pixels, 1, 1, 0x11, 0)),
+            _segment(0xC4, b"\x00" + bytes((0, 0, 0, 0, 0, 0, 0, 1)) + bytes(8) + b"\x00"),
+            _segment(0xC4, b"\x10" + bytes((1,)) + bytes(15) + b"\x0a"),
+            _segment(0xDA, b"\x01\x01\x00\x00\x3f\x00"),
+            scan,
+            b"\xff\xd9",
+        )
+    )
+
+
+def _segment(marker: int, body: bytes) -> bytes:
+    return struct.pack(">BBH", 0xFF, marker, len(body) + 2) + body
+
+
+def noise_wav(size: int, rng: np.random.Generator) -> bytes:
+    """A WAV of noise, `size` bytes and 44 of header: stereo, 16 bits, 48 kHz."""
+    size -= size % 4
+    head = struct.pack(
+        "<4sI4s4sIHHIIHH", b"RIFF", 36 + size, b"WAVE", b"fmt ", 16, 1, 2, 48000, 192000, 4, 16
+    )
+    return head + struct.pack("<4sI", b"data", size) + rng.bytes(size)
+
+
+# --- Ledger and authority
+
+
+def _ledger(desk: Desk, plan: Plan, rng: np.random.Generator) -> Iterator[Row]:
+    rates = []
+    for _ in range(plan.entries // BATCH):
+        append = partial(desk.ledger.append, [_record() for _ in range(BATCH)], _now(), desk.home.sign_note)
+        rates.append(BATCH / _seconds(append))
+    at_least = Budget(Side.AT_LEAST, 5000)
+    yield Row(
+        f"ledger append, durable, batches of {BATCH}, one core", _NONE, "entries/s", tuple(rates), at_least
+    )
+
+    size = desk.ledger.size
+    indices = [int(index) for index in rng.integers(0, size, plan.rounds)]
+    cold = []
+    for index in indices:
+        with desk.home.ledger_to_read() as ledger:
+            cold.append(_seconds(partial(ledger.prove, index)))
+    warm = [_seconds(partial(desk.ledger.prove, index)) for index in indices]
+    yield _absolute(f"proof, {size} entries, first after opening", "ms", cold, 2)
+    yield _absolute(f"proof, {size} entries, ledger open", "ms", warm, None)
+
+    keys = (desk.home.log,)
+    paths, whole = [], []
+    for receipt in map(desk.ledger.prove, indices):
+        proof = receipt.proof
+        checkpoint = open_checkpoint(proof.note, keys, verify_ed25519)
+        path = (receipt.entry.leaf, proof.index, checkpoint.size, proof.hashes, checkpoint.root)
+        paths.append(_seconds(partial(verify_inclusion, *path)))
+        whole.append(_seconds(partial(receipt.check, keys, verify_ed25519)))
+    yield _absolute("proof verified: path to the root", "us", paths, 50)
+    yield _absolute("receipt verified: salt, the log's signature, path", "us", whole, None)
+
+
+def _absolute(name: str, unit: str, times: Sequence[float], at_most: float | None) -> Row:
+    budget = None if at_most is None else Budget(Side.AT_MOST, at_most)
+    return Row(name, _NONE, unit, tuple(taken * _PER_SECOND[unit] for taken in times), budget)
+
+
+def _record() -> Record:
+    """As large as that of a signature, with as many lookups; all of it chance."""
+    names = ("binding", "certificate", "claim", "media", "signature")
+    payload = canonical({name: secrets.token_hex(32) for name in names})
+    lookups = tuple(Lookup(kind, secrets.token_bytes(32)) for kind in ("claim", "binding", "media"))
+    return Record(Kind.SIGN, payload, secrets.token_bytes(32), secrets.token_bytes(32), lookups)
+
+
+def _authority(home: Home, plan: Plan) -> Row:
+    authority, key = home.authority(_now()), generate_p256()
+    query = TimeStampRequest(secrets.token_bytes(32), nonce=secrets.randbits(64)).encode()
+    times = 20
+
+    def sign() -> None:
+        for _ in range(times):
+            key.sign(query)
+
+    def respond() -> None:
+        for _ in range(times):
+            authority.respond(query)
+
+    floor, ours = _in_turn(plan.rounds, sign, respond)
+    return _ratio(
+        "time-stamp authority, one token",
+        "one P-256 signature, verified before it leaves",
+        [taken / times for taken in floor],
+        [taken / times for taken in ours],
+        3,
+    )
+
+
+# --- Batch and command
+
+
+def _archive(desk: Desk, device: Device, folder: Path, plan: Plan) -> Iterator[Row]:
+    """Small files, so that what surrounds the verify shows; starting the workers is taken off."""
+    home, archive = desk.home, folder / "archive"
+    archive.mkdir()
+    with resources.as_file(resources.files("tools") / "samples" / "harbour.jpg") as sample:
+        source = folder / "harbour.jpg"
+        source.write_bytes(sample.read_bytes())
+    signed = _sign_once(desk, device, source).read_bytes()
+    paths = [archive / f"{number}.jpg" for number in range(plan.archive)]
+    for path in paths:
+        path.write_bytes(signed)
+    numbers = itertools.count()
+    with beliefs(home, None, None, Profile.SPECIFICATION, None, _now(), _now()) as held:
+        examine = start(held.policy)
+
+        def alone() -> None:
+            for path in paths:
+                _intact(examine(str(path)))
+
+        def run(count: int, workers: int) -> None:
+            results = folder / f"run-{next(numbers)}.jsonl"
+            outcome = check_archive(paths[:count], "bench", results, held, workers, silent())
+            if outcome.exit_status or outcome.summary.now != count:
+                raise Error("a batch over files that were just signed did not answer them all")
+
+        every = plan.archive
+        by_itself, one_start, one, two_start, two = _in_turn(
+            plan.archive_rounds,
+            alone,
+            lambda: run(1, 1),
+            lambda: run(every, 1),
+            lambda: run(2, 2),
+            lambda: run(every, 2),
+        )
+    itself = [taken / every for taken in by_itself]
+    single = [(taken - begun) / (every - 1) for taken, begun in zip(one, one_start, strict=True)]
+    double = [(taken - begun) / (every - 2) for taken, begun in zip(two, two_start, strict=True)]
+    yield Row(
+        f"batch of {every}, one worker, per file beyond the verify itself",
+        "the worker's part of the same files, in one process",
+        "ms",
+        tuple(1e3 * (ours - bare) for bare, ours in zip(itself, single, strict=True)),
+        Budget(Side.AT_MOST, 1),
+        statistics.median(itself),
+        statistics.median(single),
+    )
+    yield Row(
+        f"batch of {every}, rate of two workers over that of one",
+        "one worker",
+        "x",
+        tuple(lone / pair for lone, pair in zip(single, double, strict=True)),
+        Budget(Side.AT_LEAST, 1.8),
+        statistics.median(single),
+        statistics.median(double),
+    )
+
+
+def _command(home: Home, signed: Path, plan: Plan) -> Iterator[Row]:
+    path = [entry or str(Path.cwd()) for entry in sys.path]
+    command = f"import sys; sys.path[:] = {path!r}; from tools.cli import main; main()"
+
+    def python(*arguments: str) -> None:
+        done = subprocess.run(  # noqa: S603 -- our own interpreter and program
+            [sys.executable, "-c", *arguments],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            check=False,
+        )
+        if done.returncode:
+            raise Error(f"the command that is measured ended with status {done.returncode}")
+
+    floor, shown, verified = _in_turn(
+        plan.starts,
+        lambda: python("pass"),
+        lambda: python(command, "--help"),
+        lambda: python(command, "--home", str(home.path), "verify", str(signed)),
+    )
+    for name, times, budget in (
+        ("lightseal --help, beyond the interpreter's start", shown, Budget(Side.AT_MOST, 150)),
+        (f"lightseal verify, JPEG of {_megabytes(signed)}, beyond the same", verified, None),
+    ):
+        yield Row(
+            name,
+            "python -c pass",
+            "ms",
+            tuple(1e3 * (ours - bare) for bare, ours in zip(floor, times, strict=True)),
+            budget,
+            statistics.median(floor),
+            statistics.median(times),
+        )
+
+
+# --- The machine
+
+
+def _machine(folder: Path) -> Machine:
+    cpu = _text(Path("/proc/cpuinfo"))
+    facts: dict[str, str] = {}
+    for line in cpu.splitlines():
+        name, _, value = line.partition(":")
+        facts[name.strip()] = value.strip()
+    flags = f"{facts.get('flags', '')} {facts.get('Features', '')}".split()
+    named = ("c2pa-python", "cryptography", "sqlalchemy", "rfc3161-client", "numpy")
+    return Machine(
+        facts.get("model name") or platform.processor() or platform.machine(),
+        os.cpu_count() or 1,
+        ("yes" if {"sha_ni", "sha2"} & set(flags) else "no") if flags else "unknown",
+        platform.platform(),
+        platform.python_version(),
+        (
+            ("lightseal", VERSION),
+            *((name, version(name) or "not installed") for name in named),
+            ("C2PA SDK", manifest.SDK_VERSION),
+            ("SQLite", sqlite3.sqlite_version),
+            ("hashlib's", ssl.OPENSSL_VERSION),
+        ),
+        _file_system(folder.resolve(), _text(Path("/proc/self/mounts"))),
+        str(iso(_now())),
+        _load(),
+    )
+
+
+def _text(path: Path) -> str:
+    return path.read_text(errors="replace") if path.exists() else ""
+
+
+def _load() -> tuple[float, ...]:
+    return os.getloadavg() if hasattr(os, "getloadavg") else ()
+
+
+def _file_system(folder: Path, mounts: str) -> str:
+    """The type of the file system mounted nearest above `folder`; of two at one place, the later."""
+    nearest, kind = -1, "unknown"
+    for line in mounts.splitlines():
+        _, place, found, *_ = line.split(" ")
+        depth = len(Path(place).parts)
+        if folder.is_relative_to(place) and depth >= nearest:
+            nearest, kind = depth, found
+    return kind
