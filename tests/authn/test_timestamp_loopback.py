@@ -31,7 +31,7 @@ def ask(url: str, method: str, body: bytes, headers: dict[str, str]) -> tuple[in
 
 
 def test_a_query_gets_a_token_under_the_exact_type(stamp_kit) -> None:
-    with serving(stamp_kit.authority()) as url:
+    with serving(stamp_kit.authority(lambda: stamp_kit.at)) as url:
         status, kind, body = ask(url, "POST", QUERY, KIND)
     assert (status, kind) == (200, "application/timestamp-reply")
     token = der.parse(body).children()[1].encoded

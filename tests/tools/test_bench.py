@@ -174,8 +174,8 @@ def test_the_generated_sound_is_whole(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("folder", "kind"),
-    [("/", "ext4"), ("/data/a", "tmpfs"), ("/database", "ext4"), ("/home/b", "xfs"), ("relative", "unknown")],
+    [("/", "ext4"), ("/data/a", "tmpfs"), ("/database", "ext4"), ("/srv/b", "xfs"), ("relative", "unknown")],
 )
 def test_the_file_system_is_that_of_the_nearest_mount(folder: str, kind: str) -> None:
-    mounts = "none / rootfs rw 0 0\na / ext4 rw 0 0\nb /data tmpfs rw 0 0\nc /home btrfs rw 0 0\nd /home xfs rw 0 0\n"
+    mounts = "none / rootfs rw 0 0\na / ext4 rw 0 0\nb /data tmpfs rw 0 0\nc /srv btrfs rw 0 0\nd /srv xfs rw 0 0\n"
     assert bench._file_system(Path(folder), mounts) == kind

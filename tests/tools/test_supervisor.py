@@ -173,14 +173,15 @@ def test_processor_time_ends_an_item_even_when_nobody_watches() -> None:
     assert (outcome.reason, "processor" in outcome.detail) == (Reason.TIMED_OUT, True)
 
 
-def test_a_worker_killed_from_outside_costs_no_answer() -> None:
+@pytest.mark.parametrize("moment", [0, 20, 100, 390])
+def test_a_worker_killed_from_outside_costs_no_answer(moment: int) -> None:
     items = [str(number) for number in range(400)]
     answered: list[str] = []
     with Supervisor(task(), 2, QUICK) as supervisor:
         for number, outcome in enumerate(supervisor.run(items)):
             assert isinstance(outcome, Answered)
             answered.append(outcome.item)
-            if number in (20, 100):
+            if number == moment:
                 os.kill(supervisor.pids()[0], signal.SIGKILL)
     assert sorted(answered) == sorted(items)
 
