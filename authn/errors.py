@@ -63,7 +63,7 @@ class MediaTooLargeError(MediaError):
     """The media is over a limit set before parsing."""
 
     code = "media-too-large"
-    remedy = "Raise the limit only if you trust where this file comes from."
+    remedy = "Files over 4 GiB are not read; split the recording, or check its parts."
 
 
 class KeyFileError(Error):

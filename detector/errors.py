@@ -24,21 +24,21 @@ class TooManyPixelsError(Error):
     """The picture is over the pixel limit, by its own header."""
 
     code = "media-too-many-pixels"
-    remedy = "Raise the pixel limit only if you trust where this file comes from."
+    remedy = "Pictures of more than 100 megapixels are not decoded here; treat an unknown one as hostile."
 
 
 class TooManyFramesError(Error):
     """The picture has more frames than the limit."""
 
     code = "media-too-many-frames"
-    remedy = "Raise the frame limit only if you trust where this file comes from."
+    remedy = "Pictures of more than 2,000 frames, or a thousand megapixels in all, are not decoded here."
 
 
 class TooManyBytesError(Error):
     """The file is over the byte limit for decoding."""
 
     code = "media-too-many-bytes"
-    remedy = "Raise the byte limit only if you trust where this file comes from."
+    remedy = "Pictures of more than 512 MiB are not decoded here."
 
 
 class DecoderMissingError(Error):

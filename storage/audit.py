@@ -5,6 +5,8 @@ show: that the whole ledger was not written anew, consistently, by someone with 
 log's key; for that, compare `AuditReport.root` with a checkpoint kept elsewhere.
 """
 
+import itertools
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -13,6 +15,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from storage import payload as payloads
 from storage import tables
 from storage.checkpoint import Checkpoint, open_checkpoint
 from storage.entry import Entry, commitment
@@ -21,6 +24,10 @@ from storage.merkle import HASH_BYTES, TILE_HEIGHT, TILE_WIDTH, Frontier, leaf_h
 from storage.note import VerifierKey, Verify
 
 MAX_FINDINGS = 1000
+INDEXED = ("binding", "claim", "media", "spki")
+"""Payload fields that hold a SHA-256 in hex and by which an entry must be found."""
+
+_HEX = re.compile(r"[0-9a-f]{64}")
 _CHUNK = 1024
 
 
@@ -34,6 +41,8 @@ class Code(StrEnum):
     SECRET_COMMITMENT = "secret.commitment"  # noqa: S105 - a name
     SECRET_ORPHAN = "secret.orphan"  # noqa: S105 - a name
     LOOKUP_ORPHAN = "lookup.orphan"
+    LOOKUP_FALSE = "lookup.false"
+    LOOKUP_MISSING = "lookup.missing"
     TILE_MISSING = "tile.missing"
     TILE_DIFFERS = "tile.differs"
     TILE_EXTRA = "tile.extra"
@@ -109,7 +118,8 @@ class _Audit:
         # 2. Where a tile is complete, compare it (I3).
         # 3. Where a checkpoint was published, verify its signature and compare its root. All
         #    then describe prefixes of one history, which is what consistency means (I5).
-        # 4. Compare what is left: tiles in growth, the head and its frontier (I4), and rows beyond the end.
+        # 4. Compare what is left: tiles in growth, the head and its frontier (I4), rows beyond the end,
+        #    and the index, which must say what the payloads say.
         checkpoints = self._checkpoints()
         published = next(checkpoints, None)
         last: datetime | None = None
@@ -132,6 +142,7 @@ class _Audit:
         self._tiles()  # 4
         self._check_head(last)
         self._orphans()
+        self._lookups()
         return AuditReport(
             str(self._head.origin), size, self._frontier.root(), tuple(self._findings), self._omitted
         )
@@ -254,6 +265,35 @@ class _Audit:
             there = sa.exists().where(tables.entry.c.idx == table.c.idx)
             for index in self._connection.scalars(sa.select(table.c.idx).where(~there).order_by(table.c.idx)):
                 self._add(code, index, f"A row of {table.name} points to entry {index}, which is not there.")
+
+    def _lookups(self) -> None:
+        """Derive the index again. It is no evidence, but a false one hides what was recorded."""
+        index = itertools.groupby(
+            self._connection.execute(sa.select(tables.lookup).order_by(tables.lookup.c.idx)),
+            lambda found: found.idx,
+        )
+        at, found = next(index, (None, iter(())))
+        for row in _rows(self._connection, sa.select(tables.secret.c.idx, tables.secret.c.payload)):
+            while at is not None and at < row.idx:
+                at, found = next(index, (None, iter(())))
+            there = {(each.kind, each.key.hex()) for each in found} if at == row.idx else set()
+            try:
+                payload = payloads.parse(row.payload)
+            except MalformedError:
+                continue  # its commitment was compared above
+            stated = {
+                kind: value
+                for kind, value in payload.items()
+                if isinstance(value, str) and _HEX.fullmatch(value)
+            }
+            for kind, _ in sorted(each for each in there if stated.get(each[0], each[1]) != each[1]):
+                self._add(Code.LOOKUP_FALSE, row.idx, f"The index misnames the {kind} of entry {row.idx}.")
+            for kind in sorted(
+                kind for kind in INDEXED if kind in stated and (kind, stated[kind]) not in there
+            ):
+                self._add(
+                    Code.LOOKUP_MISSING, row.idx, f"The index does not know the {kind} of entry {row.idx}."
+                )
 
 
 def _head(connection: sa.Connection) -> sa.Row[Any]:

@@ -1,7 +1,7 @@
 """Check a whole archive (flow 3): the verify flow for every file, under a run's name."""
 
 import shlex
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TextIO
@@ -27,7 +27,8 @@ class Telling:
 
     tell: Callable[[str, Progress], None]
     seconds: float
-    count: Callable[[Sequence[str]], int | None]
+    count: Callable[[Sequence[str], Collection[str]], int | None]
+    end: Callable[[], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +47,11 @@ def on_terminal(stream: TextIO) -> Telling:
         stream.write(f"\r\x1b[K{progress_line(name, progress)}")
         stream.flush()
 
-    return Telling(tell, 0.5, count)
+    def end() -> None:
+        stream.write("\n")
+        stream.flush()
+
+    return Telling(tell, 0.5, count, end)
 
 
 def piped(stream: TextIO) -> Telling:
@@ -56,12 +61,12 @@ def piped(stream: TextIO) -> Telling:
         stream.write(f"{progress_line(name, progress)}\n")
         stream.flush()
 
-    return Telling(tell, 60.0, lambda _: None)
+    return Telling(tell, 60.0, lambda _roots, _but: None, lambda: None)
 
 
 def silent() -> Telling:
     """Nothing."""
-    return Telling(lambda _name, _progress: None, 3600.0, lambda _: None)
+    return Telling(lambda _name, _progress: None, 3600.0, lambda _roots, _but: None, lambda: None)
 
 
 def check_archive(
@@ -71,7 +76,9 @@ def check_archive(
     roots = [str(path) for path in paths]
     results.parent.mkdir(parents=True, exist_ok=True)
     run = Run(results, _fingerprint(held))
-    watch = Watch(lambda progress: telling.tell(name, progress), telling.seconds, telling.count(roots))
+    watch = Watch(
+        lambda progress: telling.tell(name, progress), telling.seconds, telling.count(roots, run.own_paths)
+    )
 
     def finish(_: str, found: Examined) -> Row:
         report = reported(found, held, None)
@@ -84,7 +91,10 @@ def check_archive(
         return Row(report.verdict.headline.value, as_json(report))
 
     with Supervisor(task("start", held), workers, LIMITS) as supervisor:
-        summary = run_batch(roots, run, supervisor, finish, failed, watch)
+        try:
+            summary = run_batch(roots, run, supervisor, finish, failed, watch)
+        finally:
+            telling.end()
     return Outcome(_told(name, results, roots, summary), _exit_status(summary), summary)
 
 
@@ -99,6 +109,9 @@ def _fingerprint(held: Beliefs) -> dict[str, str]:
             for number, (name, purpose, digest) in enumerate(engine.lists)
         },
         "ledger": str(held.key) if held.key else "none",
+        "judged as of": "each check"
+        if engine.judged_at == engine.checked_at
+        else engine.judged_at.isoformat(),
     }
 
 
@@ -116,6 +129,8 @@ def _told(name: str, results: Path, roots: Sequence[str], summary: Summary) -> s
     lines += [
         f"  {number:>8}  {code}" for code, number in sorted(summary.counts.items(), key=lambda item: -item[1])
     ]
+    if summary.earlier:
+        lines.append("  the earlier answers are about the files as they were then; none was checked again")
     lines.append(f"  rows in {results}")
     if summary.interrupted:
         again = shlex.join(["lightseal", "batch", *roots, "--run", name, "--out", str(results)])

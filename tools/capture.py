@@ -122,7 +122,11 @@ def sign_file(
         _require_free(path)
     # 2. The claim.
     claim, parent = statement(prepared)
-    with _partial(target) as (out, partial), _partial(receipt_path) as (receipt_out, receipt_partial):
+    with (
+        _folder(target.parent) as folder,
+        _partial(target) as (out, partial),
+        _partial(receipt_path) as (receipt_out, receipt_partial),
+    ):
         # 3. Signature and token.
         with _opened(source) as stream:
             media = Media.of(stream, source.name, MAX_BYTES)
@@ -134,7 +138,7 @@ def sign_file(
         os.fsync(out.fileno())
         # 4. The stranger's check.
         provenance = verify_media(Media.of(out, target.name, MAX_BYTES), desk.sdk, desk.lists, now())
-        _require_intact(provenance, desk)
+        _require_intact(provenance, desk, statement)
         # 5. Reserve, then record.
         receipt_out.write(bytes(_RECEIPT_RESERVE))
         os.fsync(receipt_out.fileno())
@@ -151,12 +155,7 @@ def sign_file(
         receipt_out.flush()
         os.fsync(receipt_out.fileno())
         # 6. The names.
-        _publish(receipt_partial, receipt_path)
-        try:
-            _publish(partial, target)
-        except BaseException:
-            receipt_path.unlink()
-            raise
+        _publish_all(folder, ((receipt_partial, receipt_path), (partial, target)))
     return Signed(target, receipt_path, provenance, index, prepared.note)
 
 
@@ -184,9 +183,13 @@ def _require_same(stream: BinaryIO, prepared: Prepared) -> None:
         raise SigningError("the file changed while it was being signed")
 
 
-def _require_intact(provenance: Provenance, desk: Desk) -> None:
+def _require_intact(provenance: Provenance, desk: Desk, statement: Statement) -> None:
+    """A capture must be beyond doubt; a service only says what it received, whatever that file's past."""
     found = headline(provenance, LedgerState.NOT_CHECKED)
-    if found is not Headline.INTACT_SIGNER_RECOGNISED:
+    allowed = {Headline.INTACT_SIGNER_RECOGNISED}
+    if statement is received:
+        allowed.add(Headline.SIGNED_HISTORY_PROBLEM)
+    if found not in allowed:
         failed = "; ".join(finding.explanation for finding in provenance.findings if not finding.passed)
         raise SigningError(f"our own check of the signed file says {found.value} ({plain(failed, 200)})")
     timed = any(finding.code is Code.TIME_PROVEN and finding.passed for finding in provenance.findings)
@@ -263,6 +266,33 @@ def _translated(error: OSError, target: Path) -> Exception:
     return UnwritableError(f"{target.name} cannot be written ({error.strerror or 'unknown reason'})")
 
 
+@contextlib.contextmanager
+def _folder(path: Path) -> Iterator[int]:
+    """The folder that gets the files, open for syncing; what keeps us from it is known before anything is made."""
+    try:
+        folder = os.open(path, os.O_RDONLY)
+    except OSError as error:
+        raise _translated(error, path) from error
+    try:
+        yield folder
+    finally:
+        os.close(folder)
+
+
+def _publish_all(folder: int, names: tuple[tuple[Path, Path], ...]) -> None:
+    """Give all finished files their names, or none of them."""
+    published: list[Path] = []
+    try:
+        for partial, target in names:
+            _publish(partial, target)
+            published.append(target)
+        os.fsync(folder)
+    except BaseException:
+        for target in published:
+            target.unlink(missing_ok=True)
+        raise
+
+
 def _publish(partial: Path, target: Path) -> None:
     """Give a finished file its name without ever replacing another."""
     umask = os.umask(0)
@@ -277,9 +307,8 @@ def _publish(partial: Path, target: Path) -> None:
             target.open("xb").close()
         except FileExistsError as error:
             raise OutputExistsError(f"{target.name} appeared while it was being signed") from error
-        partial.replace(target)
-    folder = os.open(target.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+        try:
+            partial.replace(target)
+        except OSError:
+            target.unlink(missing_ok=True)
+            raise

@@ -9,19 +9,20 @@ from types import TracebackType
 from typing import Self
 
 from authn.profile import Profile
-from storage.ledger import Ledger
 from storage.note import VerifierKey
 from storage.receipt import Receipt
 from tools.confine import Limits
 from tools.errors import Error, UnreadableError, UsageError, WorkerDiedError, WorkerTimeoutError
 from tools.examine import Examined, ListFile, Policy, obstacle
 from tools.home import Home
-from tools.recorded import weigh
+from tools.recorded import Book, weigh
 from tools.report import Engine, Report
 from tools.supervisor import Supervisor, Task
 from tools.verdict import decide
 from tools.version import VERSION
 
+MAX_LIST_BYTES = 1 << 20
+MAX_RECEIPT_BYTES = 256 << 10
 LIMITS = Limits(seconds=60.0, memory=4 << 30)
 
 
@@ -30,7 +31,7 @@ class Beliefs:
     """Lists, the ledger and its key: everything a verdict is relative to."""
 
     policy: Policy
-    ledger: Ledger | None
+    book: Book | None
     key: VerifierKey | None
     engine: Engine
 
@@ -40,8 +41,8 @@ class Beliefs:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self.ledger is not None:
-            self.ledger.close()
+        if self.book is not None:
+            self.book.ledger.close()
 
 
 def beliefs(
@@ -70,24 +71,33 @@ def beliefs(
         (lists.time_stampers.name, "time-stamping", lists.time_stampers.sha256.hex()),
     )
     engine = Engine(VERSION, metadata.version("c2pa-python"), described, now, at)
-    return Beliefs(policy, home.ledger_to_read() if home else None, key, engine)
+    return Beliefs(policy, Book(home.ledger_to_read(), home.log) if home else None, key, engine)
 
 
 def _read_list(path: Path, profile: Profile) -> ListFile:
-    try:
-        return ListFile(path.stem, path.read_bytes(), profile)
-    except OSError as error:
-        raise UnreadableError(f"the trust list {path} cannot be read ({error.strerror})") from error
+    return ListFile(path.stem, _bounded(path, MAX_LIST_BYTES, "trust list"), profile)
 
 
 def read_receipt(path: Path) -> Receipt:
     """A receipt file, parsed; not yet checked."""
     try:
-        if path.stat().st_size > 1 << 20:
-            raise UsageError(f"{path} is too large to be a receipt")
-        return Receipt.parse(path.read_text(encoding="ascii"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise UnreadableError(f"the receipt {path} cannot be read") from error
+        return Receipt.parse(_bounded(path, MAX_RECEIPT_BYTES, "receipt").decode("ascii"))
+    except UnicodeDecodeError as error:
+        raise UnreadableError(f"the receipt {path} is not ASCII text") from error
+
+
+def _bounded(path: Path, limit: int, what: str) -> bytes:
+    """The bytes of a regular file, if they are not too many; a pipe would never end."""
+    try:
+        if not path.is_file():
+            raise UnreadableError(f"the {what} {path} is not a file that can be read")
+        with path.open("rb") as stream:
+            data = stream.read(limit + 1)
+    except OSError as error:
+        raise UnreadableError(f"the {what} {path} cannot be read ({error.strerror})") from error
+    if len(data) > limit:
+        raise UsageError(f"{path} is too large to be a {what}")
+    return data
 
 
 def task(entry: str, held: Beliefs) -> Task[str, Examined]:
@@ -115,7 +125,7 @@ def died(path: str, error: Error) -> Examined:
 
 def reported(found: Examined, held: Beliefs, receipt: Receipt | None) -> Report:
     """Add what the ledger knows, and decide."""
-    recorded = weigh(found, held.ledger, held.key, receipt)
+    recorded = weigh(found, held.book, receipt, held.key)
     verdict = decide(found.provenance, recorded, found.obstacle)
     return Report(found.path, found.sha256, found.size, found.kind, verdict, held.engine)
 

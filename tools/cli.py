@@ -26,7 +26,8 @@ if TYPE_CHECKING:
     from tools.home import Home
 
 _OURS = (authn.errors.Error, detector.errors.Error, storage.errors.Error, tools.errors.Error)
-_FILE = click.Path(path_type=Path)
+# Whether a file can be read is for the command to say, with a code, file by file.
+_FILE = click.Path(path_type=Path, readable=False)
 
 
 def main() -> None:
@@ -86,6 +87,8 @@ class _Moment(click.ParamType[datetime]):
             self.fail("give a time such as 2026-11-25T08:00:00Z", param, ctx)
         if moment.tzinfo is None:
             self.fail("say which time zone, for instance with a Z at the end", param, ctx)
+        if not 1970 <= moment.year <= 9000:
+            self.fail("give a time of the years 1970 to 9000", param, ctx)
         return moment.astimezone(UTC)
 
 
@@ -269,7 +272,7 @@ def _with_lists(command: Any) -> Any:
 
 
 @lightseal.command()
-@click.argument("files", nargs=-1, required=True, type=click.Path())
+@click.argument("files", nargs=-1, required=True, type=click.Path(readable=False))
 @_with_lists
 @click.option("--receipt", type=_FILE, help="Check this receipt instead of asking the home's ledger.")
 @click.option("--log-key", help="The ledger's verifier key, to check a receipt without a home.")
@@ -296,8 +299,10 @@ def verify(
     from authn.profile import Profile
     from tools.check import beliefs, check_files, read_receipt, renamed
     from tools.report import as_html, as_json, as_text, write_page
-    from tools.verdict import exit_status
+    from tools.verdict import Headline, Ledger, exit_status
 
+    if receipt is not None and len(files) > 1:
+        raise tools.errors.UsageError("a receipt is about one file; give one file with it")
     home = _home_if_any(context)
     if home is None and signers is None:
         click.echo(
@@ -316,6 +321,10 @@ def verify(
             report = renamed(found, name)
             click.echo(as_json(report) if as_lines else as_text(report))
             worst = max(worst, exit_status(report.verdict.headline))
+            if parsed is not None and report.verdict.recorded.state not in (Ledger.INCLUDED, Ledger.SIMILAR):
+                worst = max(
+                    worst, exit_status(Headline.NOT_CHECKED)
+                )  # the receipt does not say what it should
             if html:
                 shown.append((report, thumbnail))
     if html:

@@ -11,12 +11,14 @@ import locale
 import shutil
 import stat
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
 
+import authn.errors
+import storage.errors
 from tools import programs, requirements
 
 # No correct clock shows an earlier time than this release was made.
@@ -173,39 +175,67 @@ def _heic() -> Capability:
 
 def _home(home: Path | None) -> Iterator[Capability]:
     if home is None:
-        yield Capability("home", State.MISSING, "none was named", "run 'lightseal demo' to make one to try")
+        yield Capability("home", State.MISSING, "none was named", "run 'lightseal init'")
         return
     if not home.is_dir():
-        yield Capability(
-            "home", State.MISSING, f"{home} is not there", "run 'lightseal demo' to make one to try"
-        )
+        yield Capability("home", State.MISSING, f"{home} is not there", "run 'lightseal init'")
         return
     yield Capability("home", State.OK, str(home))
-    yield _file("ledger", home / "ledger.db")
-    yield _file("signer list", home / "trust" / "signers.pem")
-    yield _file("time-stamper list", home / "trust" / "time-stampers.pem")
-    yield _keys(home / "keys")
+    yield _opening("ledger", home / "ledger.db", _open_ledger)
+    yield _opening("signer list", home / "trust" / "signers.pem", _parse_signers)
+    yield _opening("time-stamper list", home / "trust" / "time-stampers.pem", _parse_time_stampers)
+    yield _keys(home)
 
 
-def _file(name: str, path: Path) -> Capability:
-    if path.is_file():
-        return Capability(name, State.OK, str(path))
-    return Capability(
-        name, State.MISSING, f"{path} is not there", "restore it from a backup, or name another home"
-    )
+def _opening(name: str, path: Path, look: Callable[[Path], str]) -> Capability:
+    """Whether a part of the home is there and can be used, not only named."""
+    if not path.is_file():
+        return Capability(
+            name, State.MISSING, f"{path} is not there", "restore it from a backup, or name another home"
+        )
+    try:
+        return Capability(name, State.OK, f"{path}, {look(path)}")
+    except OSError as error:
+        return Capability(
+            name, State.DEGRADED, f"{path} cannot be read ({error.strerror})", "check its mode and owner"
+        )
+    except (authn.errors.Error, storage.errors.Error) as error:
+        return Capability(name, State.DEGRADED, f"{path}: {error}", error.remedy)
 
 
-def _keys(folder: Path) -> Capability:
-    """Whether only their owner can read the keys. Does not open them."""
-    if not folder.is_dir():
-        return Capability("keys", State.MISSING, f"{folder} is not there", "restore it, or name another home")
-    keys = sorted(folder.glob("*.pem"))
+def _open_ledger(path: Path) -> str:
+    from storage.ledger import Ledger  # noqa: PLC0415 - doctor must also run where a package is broken
+
+    with Ledger.open_read_only(f"sqlite:///{path}") as ledger:
+        return f"{ledger.size} entries of {ledger.origin}"
+
+
+def _parse_signers(path: Path) -> str:
+    from authn.profile import Profile  # noqa: PLC0415
+    from authn.trust import Purpose, TrustList  # noqa: PLC0415
+
+    return f"{len(TrustList.parse(path.read_bytes(), path.stem, Purpose.SIGNING, Profile.POLICY).anchors)} anchors"
+
+
+def _parse_time_stampers(path: Path) -> str:
+    from authn.profile import Profile  # noqa: PLC0415
+    from authn.trust import Purpose, TrustList  # noqa: PLC0415
+
+    parsed = TrustList.parse(path.read_bytes(), path.stem, Purpose.TIME_STAMPING, Profile.TIME_STAMPING)
+    return f"{len(parsed.anchors)} anchors"
+
+
+def _keys(home: Path) -> Capability:
+    """Whether only their owner can read the keys, of devices and the service too. Does not open them."""
+    keys = sorted((*home.glob("keys/*.pem"), *home.glob("*/key.pem"), *home.glob("devices/*/key.pem")))
+    if not keys:
+        return Capability("keys", State.MISSING, f"{home} holds none", "restore it, or name another home")
     exposed = [path for path in keys if stat.S_IMODE(path.stat().st_mode) & 0o077]
     if exposed:
-        names = ", ".join(path.name for path in exposed)
+        names = ", ".join(str(path.relative_to(home)) for path in exposed)
         remedy = f"chmod 600 {' '.join(map(str, exposed))}; revoke their devices if others may have read them"
         return Capability("keys", State.DEGRADED, f"others can read {names}", remedy)
-    return Capability("keys", State.OK, f"{len(keys)} in {folder}, readable by their owner only")
+    return Capability("keys", State.OK, f"{len(keys)} in {home}, readable by their owner only")
 
 
 def _program(program: programs.Program) -> Capability:

@@ -92,6 +92,20 @@ class MediaRefusedError(Error):
         self.remedy = remedy  # type: ignore[misc]
 
 
+class FileChangedError(Error):
+    """The file was written to while it was being checked."""
+
+    code = "file-changed"
+    remedy = "Wait until nothing writes to the file any more, and check it again."
+
+
+class UnreadableMediaError(Error):
+    """The bytes follow no container's rules, so nobody can say whether they hold a signed record."""
+
+    code = "media-unreadable"
+    remedy = "Ask for the original file; this one is damaged, or is not what its first bytes say."
+
+
 class HomeMissingError(Error):
     """There is no home with keys, lists and a ledger yet."""
 
@@ -154,4 +168,6 @@ class WorkerTimeoutError(Error):
     """Reading the file took longer than the limit."""
 
     code = "worker-timeout"
-    remedy = "Raise the time limit only if you trust where this file comes from."
+    remedy = (
+        "The file may be built to keep its readers busy; ask for the original. Other files are not affected."
+    )

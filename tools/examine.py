@@ -37,6 +37,9 @@ from tools.verdict import Obstacle
 
 MAX_BYTES = 4 << 30
 _HASH_STEP = 1 << 20
+# How a manifest store begins (C2PA 2.2, 11.1.4.2), and the element around one in SVG, where it is text.
+_MARKS = (b"jumdc2pa", b"c2pa:manifest")
+_OVERLAP = max(map(len, _MARKS))
 
 OURS = (authn.errors.Error, detector.errors.Error, storage.errors.Error, tools.errors.Error)
 
@@ -124,22 +127,16 @@ def start_illustrated(policy: Policy) -> Callable[[str], Examined]:
     lists, sdk = policy.lists(), manifest.Sdk()
 
     def examine(path: str) -> Examined:
-        found = _examined(path, lists, sdk, policy.at)
-        if found.kind is None:
-            return found
-        with contextlib.suppress(detector.errors.Error), _opened(path) as stream:
-            return Examined(
-                found.path,
-                found.sha256,
-                found.size,
-                found.kind,
-                found.provenance,
-                found.obstacle,
-                thumbnail(stream, found.kind),
-            )
-        return found
+        return _examined(path, lists, sdk, policy.at, _thumbnail)
 
     return examine
+
+
+def _thumbnail(media: Media) -> bytes | None:
+    media.stream.seek(0)
+    with contextlib.suppress(detector.errors.Error):
+        return thumbnail(media.stream, media.kind.value)
+    return None
 
 
 def start_preparing(tail: Tail) -> Callable[[str], Prepared | Obstacle]:
@@ -192,27 +189,53 @@ def obstacle(error: Exception) -> Obstacle:
     return Obstacle(code, plain(str(error), 300), remedy)
 
 
-def _examined(path: str, lists: Lists, sdk: manifest.Sdk, at: datetime) -> Examined:
+def _examined(
+    path: str,
+    lists: Lists,
+    sdk: manifest.Sdk,
+    at: datetime,
+    illustrate: Callable[[Media], bytes | None] = lambda _: None,
+) -> Examined:
     try:
         with _opened(path) as stream:
+            before = _state(stream)
             media = Media.of(stream, Path(path).name, MAX_BYTES)
             digest = _Digest(stream)
-            provenance = _with_wholeness(verify_media(media, sdk, lists, at), media)
-            return Examined(path, digest.hexdigest(), media.size, media.kind.value, provenance, None)
+            provenance = verify_media(media, sdk, lists, at)
+            sha256 = digest.hexdigest()
+            provenance = _with_wholeness(provenance, media, digest)
+            picture = illustrate(media)
+            if _state(stream) != before:
+                raise tools.errors.FileChangedError("the file changed while it was being checked")
+            return Examined(path, sha256, media.size, media.kind.value, provenance, None, picture)
     except OURS as error:
         return Examined(path, None, None, None, None, obstacle(error))
 
 
-def _with_wholeness(provenance: Provenance, media: Media) -> Provenance:
+def _state(stream: BinaryIO) -> tuple[int, int]:
+    """What changes when somebody writes: verdict, digest and picture must be of the same bytes."""
+    now = os.fstat(stream.fileno())
+    return now.st_size, now.st_mtime_ns
+
+
+def _with_wholeness(provenance: Provenance, media: Media, digest: "_Digest") -> Provenance:
     """Where nothing binds the bytes, at least say whether the file is all there."""
     if provenance.credentials is Credentials.PRESENT:
         return provenance
+    fault: authn.errors.MediaError | None = None
     try:
         check_whole(media)
-        finding = Finding.holds(Code.MEDIA_WHOLE, "the file is complete by its own structure")
     except authn.errors.MediaError as error:
-        finding = Finding.fails(Code.MEDIA_WHOLE, str(error))
-    return _plus(provenance, finding)
+        fault = error
+    if provenance.credentials is Credentials.UNREADABLE and not digest.marked:
+        reason = "its structure cannot be read" if fault is None else str(fault)
+        raise tools.errors.UnreadableMediaError(f"{reason.rstrip('.')}; it holds no trace of a signed record")
+    if provenance.credentials is Credentials.NONE and digest.marked:
+        remains = "the file carries no signed record that can be read, though the beginning of one stands in its bytes"
+        provenance = _plus(provenance, Finding.fails(Code.CREDENTIALS_READABLE, remains))
+    if fault is None:
+        return _plus(provenance, Finding.holds(Code.MEDIA_WHOLE, "the file is complete by its own structure"))
+    return _plus(provenance, Finding.fails(Code.MEDIA_WHOLE, str(fault)))
 
 
 def _plus(provenance: Provenance, finding: Finding) -> Provenance:
@@ -258,16 +281,19 @@ class _Digest(threading.Thread):
         super().__init__(daemon=True)
         self._descriptor = os.dup(stream.fileno())
         self._digest = hashlib.sha256()
+        self.marked = False
         self._error: OSError | None = None
         self.start()
 
     def run(self) -> None:
         """Read by position: the descriptor's offset is shared with the SDK's reader."""
         try:
-            offset = 0
+            offset, tail = 0, b""
             while piece := os.pread(self._descriptor, _HASH_STEP, offset):
                 self._digest.update(piece)
-                offset += len(piece)
+                seam = tail + piece[:_OVERLAP]
+                self.marked = self.marked or any(mark in piece or mark in seam for mark in _MARKS)
+                offset, tail = offset + len(piece), piece[-_OVERLAP:]
         except OSError as error:
             self._error = error
         finally:

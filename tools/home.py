@@ -43,6 +43,7 @@ from authn.profile import Profile
 from authn.timestamp.authority import Authority, serials_from
 from storage.audit import AuditReport, audit
 from storage.entry import Kind
+from storage.errors import MalformedKeyError
 from storage.ledger import Ledger, Lookup, Record
 from storage.note import VerifierKey, signed_note
 from storage.payload import canonical
@@ -127,7 +128,7 @@ class Home:
             )
         except FileNotFoundError as error:
             raise DeviceUnknownError(f"no device named {name} is enrolled in this home") from error
-        except (OSError, ValueError, KeyError) as error:
+        except (OSError, ValueError, KeyError, TypeError) as error:
             raise HomeDamagedError(f"the record of device {name} cannot be read") from error
 
     def devices(self) -> tuple[str, ...]:
@@ -199,8 +200,9 @@ def open_home(path: Path) -> Home:
     try:
         if about["schema"] != SCHEMA:
             raise HomeDamagedError(f"the home at {path} was made by another version of Lightseal")
-        return Home(path, VerifierKey.parse(about["log"]), about["organisation"], about["ocsp_url"])
-    except (KeyError, TypeError) as error:
+        log, organisation, ocsp_url = (str(about[name]) for name in ("log", "organisation", "ocsp_url"))
+        return Home(path, VerifierKey.parse(log), organisation, ocsp_url)
+    except (KeyError, TypeError, MalformedKeyError) as error:
         raise HomeDamagedError(f"the home at {path} cannot be read") from error
 
 
@@ -223,6 +225,7 @@ def create_home(path: Path, organisation: str, ocsp_url: str, at: datetime) -> H
             (building / SERVICE).mkdir(mode=0o700)
             _enrol(home, ledger, building / SERVICE, "Lightseal Signing Service", at)
         about = {"schema": SCHEMA, "log": str(log), "organisation": organisation, "ocsp_url": ocsp_url}
+        (building / "log.vkey").write_text(f"{log}\n")
         (building / "home.json").write_text(json.dumps(about, indent=1) + "\n")
     return open_home(path)
 

@@ -1,15 +1,20 @@
 """Add what a ledger, or a receipt, knows of one file.
 
-Runs in the parent, over what a worker found. Every proof is checked before it
-counts. Does not date anything: an entry's time is its operator's word.
+Runs in the parent, over what a worker found. An index only says where to look:
+an entry counts when its commitment opens, its inclusion is proven under a
+checkpoint that the log's key signed, and its payload is about this very file.
+Does not date anything: an entry's time is its operator's word.
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from enum import Enum, auto
 
 import storage.errors
 from authn.evidence import Code, Credentials, Custody, Finding, Provenance
 from authn.keys import verify_ed25519
+from storage.entry import Kind
 from storage.ledger import Ledger
 from storage.note import VerifierKey
 from storage.payload import parse as parse_payload
@@ -18,105 +23,161 @@ from tools.examine import Examined
 from tools.verdict import Ledger as LedgerState
 from tools.verdict import Recorded
 
+# An index that somebody filled with lies must not become work without end.
+_MOST_CANDIDATES = 16
 
-def weigh(
-    found: Examined, ledger: Ledger | None, key: VerifierKey | None, receipt: Receipt | None
-) -> Recorded:
-    """Ask a receipt, else the ledger, about the asset; every proof is checked before it counts."""
+
+@dataclass(frozen=True, slots=True)
+class Book:
+    """A ledger opened for reading, its key, and the issuances already proven from it."""
+
+    ledger: Ledger
+    key: VerifierKey
+    issuances: dict[str, tuple[int, Custody | None]] = field(default_factory=dict)
+
+
+class _Match(Enum):
+    """How a proven entry relates to a file."""
+
+    THIS_SIGNATURE = auto()
+    SAME_MEDIA = auto()
+    OTHER = auto()
+
+
+def weigh(found: Examined, book: Book | None, receipt: Receipt | None, key: VerifierKey | None) -> Recorded:
+    """Ask the receipt if one was given, else the ledger; a proof that fails is an answer, not an accident."""
     if found.provenance is None:
         return Recorded(LedgerState.NOT_CHECKED)
-    if receipt is not None:
-        return _by_receipt(found.provenance, key, receipt)
-    if ledger is None or key is None:
-        return Recorded(LedgerState.NOT_CHECKED)
-    with ledger.at_once():
-        if found.provenance.credentials is Credentials.PRESENT:
-            return _by_ledger(found.provenance, ledger, key)
-        return _by_bytes(found, ledger, key)
+    try:
+        if receipt is not None:
+            recorded = _by_receipt(found, receipt, key)
+        elif book is not None:
+            with book.ledger.at_once():
+                recorded = _by_ledger(found, found.provenance, book)
+        else:
+            return Recorded(LedgerState.NOT_CHECKED)
+        return recorded if book is None else _with_issuance(recorded, found.provenance, book)
+    except storage.errors.Error as error:
+        return _silent(LedgerState.NOT_CHECKED, f"the ledger could not answer: {error}")
 
 
-def _by_receipt(provenance: Provenance, key: VerifierKey | None, receipt: Receipt) -> Recorded:
+def _by_receipt(found: Examined, receipt: Receipt, key: VerifierKey | None) -> Recorded:
     if key is None:
-        finding = Finding.fails(
-            Code.LEDGER_INCLUDED, "a receipt was given, but no ledger key to check it with"
-        )
-        return Recorded(LedgerState.NOT_CHECKED, findings=(finding,))
+        return _silent(LedgerState.NOT_CHECKED, "a receipt was given, but no ledger key to check it with")
     try:
         receipt.check((key,), verify_ed25519)
     except storage.errors.Error as error:
-        return Recorded(
-            LedgerState.CONFLICTING,
-            findings=(Finding.fails(Code.LEDGER_INCLUDED, f"the receipt does not hold: {error}"),),
+        return _silent(LedgerState.CONFLICTING, f"the receipt does not hold: {error}")
+    match = _match(found, receipt)
+    if match is _Match.OTHER:
+        said = f"the receipt is for entry {receipt.proof.index} of {key.name}, which is about another file"
+        return dataclasses.replace(
+            _told(receipt, key, LedgerState.CONFLICTING),
+            findings=(Finding.fails(Code.LEDGER_INCLUDED, said),),
         )
-    return _compared(provenance, receipt, key)
+    return _answer(match, receipt, key)
 
 
-def _by_ledger(provenance: Provenance, ledger: Ledger, key: VerifierKey) -> Recorded:
-    if provenance.identity is None:
-        return Recorded(LedgerState.UNKNOWN)
-    indices = ledger.find("claim", provenance.identity.claim)
-    if indices:
-        receipt = ledger.prove(indices[0])
-        receipt.check((key,), verify_ed25519)
-        recorded = _compared(provenance, receipt, key)
-        issued, custody = _issuance(provenance, ledger)
-        return dataclasses.replace(recorded, issued_index=issued, custody=custody)
-    similar = ledger.find("binding", provenance.identity.binding)
-    if similar:
-        finding = Finding.fails(
-            Code.LEDGER_INCLUDED, f"entry {similar[0]} records the same media under another claim"
-        )
-        return Recorded(
-            LedgerState.SIMILAR, similar[0], ledger.entry(similar[0]).logged_at, key.name, findings=(finding,)
-        )
-    finding = Finding.fails(Code.LEDGER_INCLUDED, f"the ledger {key.name} has no entry for this signature")
-    return Recorded(LedgerState.UNKNOWN, origin=key.name, findings=(finding,))
-
-
-def _by_bytes(found: Examined, ledger: Ledger, key: VerifierKey) -> Recorded:
-    indices = ledger.find("media", bytes.fromhex(found.sha256)) if found.sha256 else ()
-    if not indices:
-        finding = Finding.fails(Code.LEDGER_INCLUDED, f"the ledger {key.name} does not know these bytes")
-        return Recorded(LedgerState.UNKNOWN, origin=key.name, findings=(finding,))
-    receipt = ledger.prove(indices[0])
-    receipt.check((key,), verify_ed25519)
-    finding = Finding.holds(
-        Code.LEDGER_INCLUDED,
-        f"entry {indices[0]} of {key.name} records exactly these bytes as what was signed",
+def _by_ledger(found: Examined, provenance: Provenance, book: Book) -> Recorded:
+    misleading: list[int] = []
+    for index in _candidates(found, provenance, book.ledger):
+        receipt = book.ledger.prove(index)
+        receipt.check((book.key,), verify_ed25519)
+        match = _match(found, receipt)
+        if match is not _Match.OTHER:
+            return _answer(match, receipt, book.key)
+        if provenance.identity is not None and _claim_of(receipt) == provenance.identity.claim.hex():
+            said = (
+                f"entry {index} of {book.key.name} records this claim with another signature or certificate"
+            )
+            return dataclasses.replace(
+                _told(receipt, book.key, LedgerState.CONFLICTING),
+                findings=(Finding.fails(Code.LEDGER_INCLUDED, said),),
+            )
+        misleading.append(index)
+    if misleading:
+        said = f"the ledger's index names entry {misleading[0]} for this file, which is about something else"
+        return _silent(LedgerState.UNKNOWN, f"{said}; run 'lightseal ledger audit'")
+    said = "has no entry for this signature" if provenance.identity else "does not know these bytes"
+    return dataclasses.replace(
+        _silent(LedgerState.UNKNOWN, f"the ledger {book.key.name} {said}"), origin=book.key.name
     )
-    return Recorded(LedgerState.SIMILAR, indices[0], receipt.entry.logged_at, key.name, findings=(finding,))
 
 
-def _compared(provenance: Provenance, receipt: Receipt, key: VerifierKey) -> Recorded:
-    """Whether a proven entry is about this very signature."""
+def _candidates(found: Examined, provenance: Provenance, ledger: Ledger) -> Iterable[int]:
+    """Where the index says to look: this claim first, then this media."""
+    indices: dict[int, None] = {}
+    if provenance.identity is not None:
+        indices |= dict.fromkeys(ledger.find("claim", provenance.identity.claim))
+        indices |= dict.fromkeys(ledger.find("binding", provenance.identity.binding))
+    elif found.sha256 is not None:
+        indices |= dict.fromkeys(ledger.find("media", bytes.fromhex(found.sha256)))
+    return list(indices)[:_MOST_CANDIDATES]
+
+
+def _match(found: Examined, receipt: Receipt) -> _Match:
+    """What an entry is about, by its payload alone."""
+    if receipt.entry.kind is not Kind.SIGN or found.provenance is None:
+        return _Match.OTHER
     payload = parse_payload(receipt.payload)
-    identity, certificate = provenance.identity, provenance.certificate
-    index, logged_at = receipt.proof.index, receipt.entry.logged_at
-    same = (
-        identity is not None
-        and certificate is not None
-        and payload.get("claim") == identity.claim.hex()
+    identity, certificate = found.provenance.identity, found.provenance.certificate
+    if identity is None or certificate is None:
+        absent = found.provenance.credentials is not Credentials.PRESENT
+        same = found.sha256 is not None and payload.get("media") == found.sha256
+        return _Match.SAME_MEDIA if absent and same else _Match.OTHER
+    if (
+        payload.get("claim") == identity.claim.hex()
         and payload.get("binding") == identity.binding.hex()
         and payload.get("signature") == identity.signature.hex()
         and payload.get("certificate") == certificate.sha256
-    )
-    if same:
+    ):
+        return _Match.THIS_SIGNATURE
+    if payload.get("claim") != identity.claim.hex() and payload.get("binding") == identity.binding.hex():
+        return _Match.SAME_MEDIA
+    return _Match.OTHER
+
+
+def _claim_of(receipt: Receipt) -> object:
+    return parse_payload(receipt.payload).get("claim") if receipt.entry.kind is Kind.SIGN else None
+
+
+def _answer(match: _Match, receipt: Receipt, key: VerifierKey) -> Recorded:
+    place = f"entry {receipt.proof.index} of {key.name}"
+    if match is _Match.THIS_SIGNATURE:
         finding = Finding.holds(
-            Code.LEDGER_INCLUDED,
-            f"entry {index} of {key.name} records this signature; its inclusion was proven",
+            Code.LEDGER_INCLUDED, f"{place} records this signature; its inclusion was proven"
         )
-        return Recorded(LedgerState.INCLUDED, index, logged_at, key.name, findings=(finding,))
-    finding = Finding.fails(Code.LEDGER_INCLUDED, f"entry {index} of {key.name} is about another signature")
-    return Recorded(LedgerState.CONFLICTING, index, logged_at, key.name, findings=(finding,))
+        return dataclasses.replace(_told(receipt, key, LedgerState.INCLUDED), findings=(finding,))
+    finding = Finding.holds(
+        Code.LEDGER_INCLUDED,
+        f"{place} records exactly this media as what was signed; its inclusion was proven",
+    )
+    return dataclasses.replace(_told(receipt, key, LedgerState.SIMILAR), findings=(finding,))
 
 
-def _issuance(provenance: Provenance, ledger: Ledger) -> tuple[int | None, Custody | None]:
-    """Where the certificate's issuance is logged, and what was known then of its key's custody."""
+def _told(receipt: Receipt, key: VerifierKey, state: LedgerState) -> Recorded:
+    return Recorded(state, receipt.proof.index, receipt.entry.logged_at, key.name)
+
+
+def _silent(state: LedgerState, said: str) -> Recorded:
+    return Recorded(state, findings=(Finding.fails(Code.LEDGER_INCLUDED, said),))
+
+
+def _with_issuance(recorded: Recorded, provenance: Provenance, book: Book) -> Recorded:
+    """Where the certificate's issuance is logged, and what was recorded then of its key's custody."""
     if provenance.certificate is None:
-        return None, None
-    indices: Sequence[int] = ledger.find("spki", bytes.fromhex(provenance.certificate.key_sha256))
-    payload = ledger.payload(indices[0]) if indices else None
-    if payload is None:
-        return None, None
-    custody = parse_payload(payload).get("custody")
-    return indices[0], next((member for member in Custody if member.value == custody), None)
+        return recorded
+    spki = provenance.certificate.key_sha256
+    if spki not in book.issuances:
+        for index in book.ledger.find("spki", bytes.fromhex(spki))[:_MOST_CANDIDATES]:
+            receipt = book.ledger.prove(index)
+            receipt.check((book.key,), verify_ed25519)
+            payload = parse_payload(receipt.payload)
+            if receipt.entry.kind is Kind.ISSUE and payload.get("spki") == spki:
+                custody = next((member for member in Custody if member.value == payload.get("custody")), None)
+                book.issuances[spki] = index, custody
+                break
+        else:
+            return recorded
+    index, custody = book.issuances[spki]
+    return dataclasses.replace(recorded, issued_index=index, custody=custody)

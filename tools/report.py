@@ -6,6 +6,7 @@ what a detector estimates. The JSON is described by `report.schema.json`.
 
 import errno
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -14,10 +15,11 @@ from typing import Any
 
 from authn.evidence import Credentials, Custody, History, Signature, Signer, Step
 from authn.plain import plain
-from tools.errors import DiskFullError, UnwritableError
+from tools.errors import DiskFullError, OutputExistsError, UnwritableError
 from tools.verdict import Headline, Verdict, not_proven, sentence
 
 SCHEMA = "lightseal-report/1"
+_PAGE_MARK = b"Lightseal report"
 
 
 @dataclass(frozen=True, slots=True)
@@ -338,8 +340,9 @@ def as_html(reports: Sequence[tuple[Report, bytes | None]]) -> str:
 
 
 def write_page(path: Path, page: str) -> None:
-    """Write the page whole or not at all."""
-    partial = path.with_name(f".{path.name}.partial")
+    """Write the page whole or not at all; only an earlier page of ours is replaced."""
+    _require_ours(path)
+    partial = path.with_name(f".{path.name[:100]}.{os.getpid()}.partial")
     try:
         partial.write_text(page, encoding="utf-8", errors="backslashreplace")
         partial.replace(path)
@@ -347,6 +350,17 @@ def write_page(path: Path, page: str) -> None:
         partial.unlink(missing_ok=True)
         if error.errno == errno.ENOSPC:
             raise DiskFullError(f"no space is left for {path}") from error
+        raise UnwritableError(f"{path} cannot be written ({error.strerror})") from error
+
+
+def _require_ours(path: Path) -> None:
+    try:
+        with path.open("rb") as stream:
+            if _PAGE_MARK not in stream.read(4096):
+                raise OutputExistsError(f"{path} is already there, and is no report of ours")
+    except FileNotFoundError:
+        return
+    except OSError as error:
         raise UnwritableError(f"{path} cannot be written ({error.strerror})") from error
 
 

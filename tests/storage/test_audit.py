@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from storage import payload
 from storage.audit import MAX_FINDINGS, Code, audit
-from storage.ledger import Ledger
+from storage.entry import Kind
+from storage.ledger import Ledger, Lookup, Record
 from storage.merkle import Frontier, leaf_hash
 
 AT = datetime(2026, 11, 25, 8, tzinfo=UTC)
@@ -192,3 +194,33 @@ def test_what_follows_from_a_flaw_is_reported_after_it(url, path, log) -> None:
 def test_every_code_is_produced_above() -> None:
     text = Path(__file__).read_text(encoding="utf-8")
     assert [code.name for code in Code if f"Code.{code.name}" not in text] == []
+
+
+@pytest.mark.parametrize(
+    ("script", "code"),
+    [
+        ("UPDATE lookup SET key = zeroblob(32) WHERE idx = 1 AND kind = 'media'", Code.LOOKUP_FALSE),
+        ("DELETE FROM lookup WHERE idx = 1 AND kind = 'media'", Code.LOOKUP_MISSING),
+        ("UPDATE lookup SET idx = 0 WHERE idx = 1 AND kind = 'media'", Code.LOOKUP_FALSE),
+        ("DELETE FROM lookup", Code.LOOKUP_MISSING),
+    ],
+)
+def test_an_index_that_lies_is_named(url, tmp_path: Path, log, script: str, code: Code) -> None:
+    """The flaw it would catch: entries that are there, proven, and never found again."""
+    records = []
+    for number in range(3):
+        digests = {kind: hashlib.sha256(f"{kind} {number}".encode()).digest() for kind in ("claim", "media")}
+        records.append(
+            Record(
+                Kind.SIGN,
+                payload.canonical({kind: digest.hex() for kind, digest in digests.items()}),
+                hashlib.sha256(b"salt %d" % number).digest(),
+                hashlib.sha256(b"key").digest(),
+                tuple(Lookup(kind, digest) for kind, digest in digests.items()),
+            )
+        )
+    with Ledger.create(url, log.name) as ledger:
+        ledger.append(records, AT, log.sign)
+    assert audit(url, [log.key], log.verify).findings == ()
+    tamper(tmp_path / "ledger.db", script)
+    assert code in {each.code for each in audit(url, [log.key], log.verify).findings}

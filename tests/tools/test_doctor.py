@@ -7,17 +7,14 @@ import pytest
 
 from tools import doctor, requirements
 from tools.doctor import RELEASED, Capability, State, capabilities, render
+from tools.home import Home
 
 NOON = datetime(2027, 1, 1, 12, tzinfo=UTC)
 
 
 @pytest.fixture
-def home(tmp_path: Path) -> Path:
-    (tmp_path / "keys").mkdir(mode=0o700)
-    (tmp_path / "trust").mkdir()
-    for name in ("ledger.db", "trust/signers.pem", "trust/time-stampers.pem", "keys/camera.pem"):
-        (tmp_path / name).touch(mode=0o600)
-    return tmp_path
+def home(fresh_home: Home) -> Path:
+    return fresh_home.path
 
 
 def found(home: Path | None, at: datetime = NOON) -> dict[str, Capability]:
@@ -70,12 +67,21 @@ def test_a_file_missing_from_the_home_is_seen(home: Path, path: str, name: str) 
 
 
 @pytest.mark.parametrize("mode", [0o640, 0o604, 0o620, 0o611])
-def test_a_key_that_others_can_reach_is_named(home: Path, mode: int) -> None:
-    (home / "keys" / "camera.pem").chmod(mode)
+@pytest.mark.parametrize("path", ["keys/log.pem", "service/key.pem"])
+def test_a_key_that_others_can_reach_is_named(home: Path, path: str, mode: int) -> None:
+    (home / path).chmod(mode)
     keys = found(home)["keys"]
     assert keys.state is State.DEGRADED
-    assert "camera.pem" in keys.detail
+    assert path in keys.detail
     assert "chmod 600" in keys.remedy
+
+
+@pytest.mark.parametrize(("path", "name"), [("ledger.db", "ledger"), ("trust/signers.pem", "signer list")])
+def test_a_part_that_is_there_and_broken_is_not_ok(home: Path, path: str, name: str) -> None:
+    (home / path).write_bytes(b"garbage")
+    seen = found(home)[name]
+    assert seen.state is State.DEGRADED
+    assert seen.remedy
 
 
 def test_two_runtimes_or_two_opencvs_are_a_conflict() -> None:
