@@ -10,6 +10,7 @@ import binascii
 import hashlib
 import struct
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 
 from authn import cbor, jumbf
 from authn.container import check_whole
@@ -28,8 +29,10 @@ CONTENT_MISMATCHES = frozenset(
 CONTENT_MATCHES = frozenset(code.replace("mismatch", "match") for code in CONTENT_MISMATCHES)
 
 _C2PA_UUID = bytes.fromhex("d8fec3d61b0e483c92975828877ec481")
-_STRUCTURE_BOXES = frozenset({"/ftyp", "/mfra"})
-_SKIPPED_BOXES = frozenset({"/free", "/skip"})
+# Version and flags, the purpose, and no offset of Merkle data, which only fragmented files have.
+_C2PA_PURPOSE = bytes(4) + b"manifest\0" + bytes(8)
+_STRUCTURE_BOXES = frozenset({"/ftyp"})
+_SKIPPED_BOXES = frozenset({"/free", "/skip", "/mfra"})
 _GIF_HEAD = b"\x21\xff\x0bC2PA_GIF\x01\x00\x00"
 
 
@@ -109,13 +112,22 @@ def unjudged(media: Media, reading: Reading, bound: jumbf.ManifestBoxes | None) 
     """How many manifests the file holds besides those that belong to the active one's history."""
     if bound is None:
         return 0
-    (assertion,) = _bindings(bound)
-    ranges = _ranges(_items((_body(assertion) or {}).get("exclusions")))
-    for start, length in ranges if assertion.label.startswith("c2pa.hash.data") else ():
-        record, _ = _record_at(media, start, length + 2 * len(reading.store))
+    for record in _records(media, reading, bound):
         if record != reading.store and _holds(record, reading.store):
             return len(set(jumbf.manifests_of(record)) - set(jumbf.manifests_of(reading.store)))
     return 0
+
+
+def _records(media: Media, reading: Reading, bound: jumbf.ManifestBoxes) -> Iterator[bytes]:
+    """What stands in the file where the binding says that the record stands."""
+    (assertion,) = _bindings(bound)
+    if assertion.label.startswith("c2pa.hash.data"):
+        for start, length in _ranges(_items((_body(assertion) or {}).get("exclusions"))):
+            yield _record_at(media, start, length + 2 * len(reading.store))[0]
+    elif assertion.label.startswith("c2pa.hash.bmff"):
+        for box in _top_boxes(media):
+            if box.kind == b"uuid" and box.head == _C2PA_UUID:
+                yield _in_uuid(media, box)
 
 
 def _bindings(manifest: jumbf.ManifestBoxes) -> list[jumbf.Assertion]:
@@ -144,7 +156,7 @@ def _gaps(media: Media, reading: Reading, bound: jumbf.ManifestBoxes) -> Iterabl
         case "data":
             return _range_gaps(media, reading, _items(body.get("exclusions")))
         case "bmff":
-            return _box_gaps(media, _items(body.get("exclusions")))
+            return _box_gaps(media, reading, _items(body.get("exclusions")))
         case "boxes":
             return _part_gaps(media, _items(body.get("boxes")))
         case _:
@@ -287,7 +299,9 @@ def _in_base64(data: bytes) -> tuple[bytes, int]:
 # --- c2pa.hash.bmff: whole boxes
 
 
-def _box_gaps(media: Media, exclusions: list[dict[str | int | bytes, cbor.Value]]) -> Iterator[str]:
+def _box_gaps(
+    media: Media, reading: Reading, exclusions: list[dict[str | int | bytes, cbor.Value]]
+) -> Iterator[str]:
     for item in exclusions:
         path = item.get("xpath")
         own = path == "/uuid" and any(
@@ -296,11 +310,28 @@ def _box_gaps(media: Media, exclusions: list[dict[str | int | bytes, cbor.Value]
         if not own and path not in _STRUCTURE_BOXES | _SKIPPED_BOXES:
             yield f"boxes {plain(str(path), 40)}"
     boxes = list(_top_boxes(media))
-    own_boxes = sum(kind == b"uuid" and head.endswith(_C2PA_UUID) for kind, head, _ in boxes)
-    if own_boxes > 1:
-        yield f"{own_boxes - 1} more boxes that pass for a signed record"
+    types = [box for box in boxes if box.kind == b"ftyp"]
+    if len(types) != 1 or boxes[0].kind != b"ftyp":
+        yield f"{sum(box.length for box in types[1:])} bytes in boxes that pass for the file's type"
+    places = [box for box in boxes if box.kind == b"uuid" and box.head == _C2PA_UUID]
+    if len(places) > 1:
+        yield f"{len(places) - 1} more boxes that pass for a signed record"
+    for box in places[:1] if reading.embedded else ():
+        if not _holds(_in_uuid(media, box), reading.store):
+            yield f"{box.length} bytes in the record's box that are not the record itself"
     if len(boxes) == MAX_TOP_BOXES:
         yield f"what follows after {MAX_TOP_BOXES} boxes"
+
+
+def _in_uuid(media: Media, box: "_Box") -> bytes:
+    """The record in a C2PA box that holds nothing besides (C2PA 2.2, A.5.1); empty if there is none."""
+    start = box.payload + len(_C2PA_UUID)
+    length = box.start + box.length - start
+    if not len(_C2PA_PURPOSE) < length <= len(_C2PA_PURPOSE) + jumbf.MAX_STORE:
+        return b""
+    data = media.read(start, length)
+    record = data[len(_C2PA_PURPOSE) :]
+    return record if data.startswith(_C2PA_PURPOSE) and len(record) == _size(record) else b""
 
 
 def _skipped(media: Media, bound: jumbf.ManifestBoxes) -> str:
@@ -308,16 +339,25 @@ def _skipped(media: Media, bound: jumbf.ManifestBoxes) -> str:
     if not assertion.label.startswith("c2pa.hash.bmff"):
         return ""
     excluded = {item.get("xpath") for item in _items((_body(assertion) or {}).get("exclusions"))}
-    size = sum(
-        length
-        for kind, _, length in _top_boxes(media)
-        if f"/{kind.decode('latin-1')}" in excluded & _SKIPPED_BOXES
-    )
-    return f", and {size} bytes in boxes that every player skips" if size else ""
+    skipped = {path[1:].encode() for path in _SKIPPED_BOXES & excluded}
+    size = sum(box.length for box in _top_boxes(media) if box.kind in skipped)
+    named = ", the box that names the file's type" if "/ftyp" in excluded else ""
+    return named + (f", and {size} bytes in boxes that every player skips" if size else "")
 
 
-def _top_boxes(media: Media) -> Iterator[tuple[bytes, bytes, int]]:
-    """Type, first bytes and length of every box on the top level (ISO/IEC 14496-12, 4.2)."""
+@dataclass(frozen=True, slots=True)
+class _Box:
+    """A box on the top level: where it starts, where its payload starts, and the first bytes of that."""
+
+    kind: bytes
+    start: int
+    length: int
+    payload: int
+    head: bytes
+
+
+def _top_boxes(media: Media) -> Iterator[_Box]:
+    """Every box on the top level (ISO/IEC 14496-12, 4.2)."""
     position = 0
     for _ in range(MAX_TOP_BOXES):
         if position + 8 > media.size:
@@ -329,9 +369,9 @@ def _top_boxes(media: Media) -> Iterator[tuple[bytes, bytes, int]]:
             (length,), offset = struct.unpack_from(">Q", head, 8), 16
         if length == 0:
             length = media.size - position
-        if length < offset:
+        if length < offset or position + length > media.size:
             return
-        yield kind, head[offset : offset + 16], length
+        yield _Box(kind, position, length, position + offset, head[offset : offset + 16])
         position += length
 
 

@@ -188,8 +188,10 @@ def transaction(engine: sa.Engine) -> Iterator[sa.Connection]:
 
 
 def _engine(url: str, mode: str, begin: str, pragmas: tuple[str, ...]) -> sa.Engine:
-    uri = f"file:{quote(str(_path(url).absolute()))}?mode={mode}&uri=true"
-    engine = sa.create_engine(f"sqlite:///{uri}", connect_args={"timeout": LOCK_SECONDS})
+    # As bytes: a path need not be UTF-8. Quoted: SQLite reads ? and # of a file URI, and so does SQLAlchemy.
+    uri = f"file:{quote(os.fsencode(_path(url).absolute()))}"
+    address = sa.URL.create("sqlite", database=uri, query={"mode": mode, "uri": "true"})
+    engine = sa.create_engine(address, connect_args={"timeout": LOCK_SECONDS})
 
     def connected(connection: sqlite3.Connection, _record: ConnectionPoolEntry) -> None:
         connection.isolation_level = None  # the driver's own BEGIN is deferred and late; we say ours
@@ -225,13 +227,11 @@ def _use_write_ahead_log(path: Path) -> None:
 
 
 def _path(url: str) -> Path:
-    try:
-        parsed = sa.make_url(url)
-    except sa.exc.ArgumentError as error:
-        raise LedgerMissingError("The ledger's address is not of the form sqlite:///path.") from error
-    if parsed.get_backend_name() != "sqlite" or not parsed.database or parsed.database == ":memory:":
+    """The path after `sqlite:///`, letter for letter: what follows a ? or a # is a part of its name."""
+    scheme, slashes, path = url.partition("///")
+    if scheme != "sqlite:" or not slashes or not path or path == ":memory:":
         raise LedgerMissingError("The ledger's address is not of the form sqlite:///path.")
-    return Path(parsed.database)
+    return Path(path)
 
 
 def _translated(error: BaseException | None) -> LedgerError:

@@ -43,7 +43,7 @@ from tools.errors import (
     UnreadableError,
     UnwritableError,
 )
-from tools.examine import MAX_BYTES, Prepared
+from tools.examine import MAX_BYTES, Prepared, file_state
 from tools.home import Home
 from tools.verdict import Headline, headline
 from tools.verdict import Ledger as LedgerState
@@ -178,8 +178,7 @@ def _opened(source: Path) -> BinaryIO:
 
 def _require_same(stream: BinaryIO, prepared: Prepared) -> None:
     """What is signed and recorded must be what the worker looked at."""
-    now = os.fstat(stream.fileno())
-    if (now.st_size, now.st_mtime_ns) != (prepared.size, prepared.modified_ns):
+    if file_state(stream) != prepared.state:
         raise SigningError("the file changed while it was being signed")
 
 

@@ -106,7 +106,7 @@ class Prepared:
 
     sha256: bytes
     size: int
-    modified_ns: int
+    state: tuple[int, ...]
     kind: str
     credentials: Credentials
     note: str
@@ -146,14 +146,16 @@ def start_preparing(tail: Tail) -> Callable[[str], Prepared | Obstacle]:
     def prepare(path: str) -> Prepared | Obstacle:
         try:
             with _opened(path) as stream:
-                modified_ns = os.fstat(stream.fileno()).st_mtime_ns
+                before = file_state(stream)
                 media = Media.of(stream, Path(path).name, MAX_BYTES)
                 note = _whole(media, tail) or _decoded(media)
                 reading = sdk.read(media)
                 digest = bytes.fromhex(_Digest(stream).hexdigest())
+                if file_state(stream) != before:
+                    raise tools.errors.FileChangedError("the file changed while it was being checked")
         except OURS as error:
             return obstacle(error)
-        return Prepared(digest, media.size, modified_ns, media.kind.value, reading.credentials, note)
+        return Prepared(digest, media.size, before, media.kind.value, reading.credentials, note)
 
     return prepare
 
@@ -198,24 +200,24 @@ def _examined(
 ) -> Examined:
     try:
         with _opened(path) as stream:
-            before = _state(stream)
+            before = file_state(stream)
             media = Media.of(stream, Path(path).name, MAX_BYTES)
             digest = _Digest(stream)
             provenance = verify_media(media, sdk, lists, at)
             sha256 = digest.hexdigest()
             provenance = _with_wholeness(provenance, media, digest)
             picture = illustrate(media)
-            if _state(stream) != before:
+            if file_state(stream) != before:
                 raise tools.errors.FileChangedError("the file changed while it was being checked")
             return Examined(path, sha256, media.size, media.kind.value, provenance, None, picture)
     except OURS as error:
         return Examined(path, None, None, None, None, obstacle(error))
 
 
-def _state(stream: BinaryIO) -> tuple[int, int]:
-    """What changes when somebody writes: verdict, digest and picture must be of the same bytes."""
+def file_state(stream: BinaryIO) -> tuple[int, ...]:
+    """What differs when a file is replaced or written to. The change time cannot be set by its writer."""
     now = os.fstat(stream.fileno())
-    return now.st_size, now.st_mtime_ns
+    return now.st_dev, now.st_ino, now.st_size, now.st_mtime_ns, now.st_ctime_ns
 
 
 def _with_wholeness(provenance: Provenance, media: Media, digest: "_Digest") -> Provenance:

@@ -212,9 +212,47 @@ def test_only_the_record_and_what_the_format_demands_may_be_left_out_of_a_film(
     exclusion: dict[str, object], content: Content
 ) -> None:
     bound = manifest("m", assertion("c2pa.hash.bmff.v3", {"exclusions": [exclusion]}))
-    film = media((VECTORS / "film.mp4").read_bytes(), Kind.MP4)
-    found, _ = check_binding(film, reading("assertion.bmffHash.match"), bound)
+    film = (VECTORS / "film.mp4").read_bytes()
+    found, _ = check_binding(
+        media(film, Kind.MP4), reading("assertion.bmffHash.match", store=store_of(film)), bound
+    )
     assert found is content
+
+
+def store_of(film: bytes) -> bytes:
+    """The record of a film, found by its mark; the C2PA box ends with it."""
+    start = film.index(C2PA) + 16 + 4 + len(b"manifest\0") + 8
+    return film[start : start + int.from_bytes(film[start : start + 4], "big")]
+
+
+def test_a_film_s_boxes_that_nothing_hashes_hold_nothing_else() -> None:
+    """The flaws they would catch: data carried by a second type box, or beside the record in its own box."""
+    own = {"xpath": "/uuid", "data": [{"offset": 8, "value": C2PA}]}
+    bound = manifest(
+        "m", assertion("c2pa.hash.bmff.v3", {"exclusions": [own, {"xpath": "/ftyp"}, {"xpath": "/mfra"}]})
+    )
+    film = (VECTORS / "film.mp4").read_bytes()
+    store = store_of(film)
+    at = film.index(C2PA)
+    longer = struct.pack(">I", int.from_bytes(film[at - 8 : at - 4], "big") + 9)
+    box_end = at - 8 + int.from_bytes(film[at - 8 : at - 4], "big")
+    flipped = film.index(store) + store.index(b"c2pa.assertions")
+    for bad in (
+        film + struct.pack(">I4s", 8 + 900, b"ftyp") + b"isom" * 225,
+        film[: at - 8] + longer + film[at - 4 : box_end] + b"beside it" + film[box_end:],
+        film[:flipped] + b"C" + film[flipped + 1 :],
+        film[: at + 17] + b"\1" + film[at + 18 :],
+    ):
+        found, findings = check_binding(
+            media(bad, Kind.MP4), reading("assertion.bmffHash.match", store=store), bound
+        )
+        assert found is Content.PARTLY_COVERED, findings
+    noted = film + struct.pack(">I4s", 8 + 900, b"mfra") + bytes(900)
+    found, findings = check_binding(
+        media(noted, Kind.MP4), reading("assertion.bmffHash.match", store=store), bound
+    )
+    assert found is Content.INTACT
+    assert any("908 bytes in boxes that every player skips" in finding.explanation for finding in findings)
 
 
 @pytest.mark.parametrize(

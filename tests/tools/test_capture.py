@@ -80,6 +80,24 @@ def test_a_file_that_changed_after_it_was_looked_at_is_not_signed(
     assert entries(desk.home) == 6
 
 
+def test_a_file_put_in_place_of_the_one_looked_at_is_not_signed(
+    desk: Desk, plain_jpeg: Path, out: Path
+) -> None:
+    """Same size and same modification time: only the file itself is another."""
+    found = prepared(plain_jpeg)
+    was = plain_jpeg.stat()
+    content = bytearray(plain_jpeg.read_bytes())
+    content[-2000] ^= 1
+    other = plain_jpeg.with_name("other")
+    other.write_bytes(content)
+    os.utime(other, ns=(was.st_atime_ns, was.st_mtime_ns))
+    other.replace(plain_jpeg)
+    assert plain_jpeg.stat().st_mtime_ns == was.st_mtime_ns
+    with pytest.raises(SigningError, match="changed"):
+        attempt(desk, plain_jpeg, out / "a.jpg", found)
+    assert entries(desk.home) == 6
+
+
 def test_a_file_that_is_gone_is_named_as_what_cannot_be_read(desk: Desk, plain_jpeg: Path, out: Path) -> None:
     found = prepared(plain_jpeg)
     plain_jpeg.unlink()

@@ -159,3 +159,12 @@ def test_a_certificate_signs_in_its_own_time_only(fresh_home: Home) -> None:
 def test_the_place_of_a_home_comes_from_the_environment(tmp_path: Path) -> None:
     assert default_path({"LIGHTSEAL_HOME": str(tmp_path)}) == tmp_path
     assert default_path({}).name == "lightseal"
+
+
+@pytest.mark.parametrize("name", ["q?1", "w#%2fx y", "a&b=c", "w\udcff"])
+def test_a_home_stands_where_it_was_put_whatever_its_name(tmp_path: Path, name: str) -> None:
+    """The flaw it would catch: a ? that ends the ledger's path, and a ledger outside its home."""
+    home = create_home(tmp_path / name, "Newsroom", "http://localhost:8461/ocsp/", datetime.now(UTC))
+    assert (home.path / "ledger.db").is_file()
+    assert home.audit().findings == ()
+    assert [path.name for path in tmp_path.iterdir()] == [name]
