@@ -38,8 +38,7 @@ from tools.verdict import Obstacle
 MAX_BYTES = 4 << 30
 _HASH_STEP = 1 << 20
 # How a manifest store begins (C2PA 2.2, 11.1.4.2), and the element around one in SVG, where it is text.
-_MARKS = (b"jumdc2pa", b"c2pa:manifest")
-_OVERLAP = max(map(len, _MARKS))
+_MARK, _TEXT_MARK = b"jumdc2pa", b"c2pa:manifest"
 
 OURS = (authn.errors.Error, detector.errors.Error, storage.errors.Error, tools.errors.Error)
 
@@ -205,7 +204,7 @@ def _examined(
             digest = _Digest(stream)
             provenance = verify_media(media, sdk, lists, at)
             sha256 = digest.hexdigest()
-            provenance = _with_wholeness(provenance, media, digest)
+            provenance = _with_wholeness(provenance, media)
             picture = illustrate(media)
             if file_state(stream) != before:
                 raise tools.errors.FileChangedError("the file changed while it was being checked")
@@ -220,7 +219,7 @@ def file_state(stream: BinaryIO) -> tuple[int, ...]:
     return now.st_dev, now.st_ino, now.st_size, now.st_mtime_ns, now.st_ctime_ns
 
 
-def _with_wholeness(provenance: Provenance, media: Media, digest: "_Digest") -> Provenance:
+def _with_wholeness(provenance: Provenance, media: Media) -> Provenance:
     """Where nothing binds the bytes, at least say whether the file is all there."""
     if provenance.credentials is Credentials.PRESENT:
         return provenance
@@ -229,15 +228,26 @@ def _with_wholeness(provenance: Provenance, media: Media, digest: "_Digest") -> 
         check_whole(media)
     except authn.errors.MediaError as error:
         fault = error
-    if provenance.credentials is Credentials.UNREADABLE and not digest.marked:
+    marked = _marked(media)
+    if provenance.credentials is Credentials.UNREADABLE and not marked:
         reason = "its structure cannot be read" if fault is None else str(fault)
         raise tools.errors.UnreadableMediaError(f"{reason.rstrip('.')}; it holds no trace of a signed record")
-    if provenance.credentials is Credentials.NONE and digest.marked:
+    if provenance.credentials is Credentials.NONE and marked:
         remains = "the file carries no signed record that can be read, though the beginning of one stands in its bytes"
         provenance = _plus(provenance, Finding.fails(Code.CREDENTIALS_READABLE, remains))
     if fault is None:
         return _plus(provenance, Finding.holds(Code.MEDIA_WHOLE, "the file is complete by its own structure"))
     return _plus(provenance, Finding.fails(Code.MEDIA_WHOLE, str(fault)))
+
+
+def _marked(media: Media) -> bool:
+    """Whether the bytes hold what a signed record begins with. Asked only where no record was read."""
+    mark, tail = _TEXT_MARK if media.kind is Kind.SVG else _MARK, b""
+    for piece in media.chunks(0, media.size):
+        if mark in piece or mark in tail + piece[: len(mark)]:
+            return True
+        tail = piece[-len(mark) :]
+    return False
 
 
 def _plus(provenance: Provenance, finding: Finding) -> Provenance:
@@ -283,19 +293,16 @@ class _Digest(threading.Thread):
         super().__init__(daemon=True)
         self._descriptor = os.dup(stream.fileno())
         self._digest = hashlib.sha256()
-        self.marked = False
         self._error: OSError | None = None
         self.start()
 
     def run(self) -> None:
         """Read by position: the descriptor's offset is shared with the SDK's reader."""
         try:
-            offset, tail = 0, b""
+            offset = 0
             while piece := os.pread(self._descriptor, _HASH_STEP, offset):
                 self._digest.update(piece)
-                seam = tail + piece[:_OVERLAP]
-                self.marked = self.marked or any(mark in piece or mark in seam for mark in _MARKS)
-                offset, tail = offset + len(piece), piece[-_OVERLAP:]
+                offset += len(piece)
         except OSError as error:
             self._error = error
         finally:
