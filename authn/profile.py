@@ -11,6 +11,7 @@ The policy's record of a conforming product is checked for its form if present
 and not demanded, since a private authority has none to name.
 """
 
+import functools
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -84,15 +85,17 @@ def check_profile(chain: Sequence[x509.Certificate], profile: Profile, at: datet
         if reason := unreadable(certificate):
             found.append(Violation("unreadable", f"the certificate of {which} {reason}", which))
             continue
-        facts = _Facts(certificate)
         if position == 0:
             rules = _LEAF_RULES[profile]
         elif position == len(chain) - 1 and certificate.subject == certificate.issuer:
             continue
         else:
             rules = _AUTHORITY_RULES[profile] if position == 1 else _UPPER_RULES[profile]
-        for rule in rules:
-            found += [Violation(name, f"the certificate {text}", which) for name, text in rule(facts, at)]
+        dated = _dates(certificate, at) if position == 0 else ()
+        found += [
+            Violation(name, f"the certificate {text}", which)
+            for name, text in (*dated, *_standing(certificate, rules))
+        ]
     return tuple(found)
 
 
@@ -130,13 +133,13 @@ class _Facts:
 
 
 Broken = Iterator[tuple[str, str]]
-Rule = Callable[[_Facts, datetime], Broken]
+Rule = Callable[[_Facts], Broken]
 
 
 # --- Rules of every profile
 
 
-def _form(facts: _Facts, _at: datetime) -> Broken:
+def _form(facts: _Facts) -> Broken:
     certificate = facts.certificate
     if certificate.version is not x509.Version.v3:
         yield "version", "is not of version 3"
@@ -153,24 +156,29 @@ def _form(facts: _Facts, _at: datetime) -> Broken:
         yield "unknown-critical-extension", f"has a critical extension that is not understood ({unknown[0]})"
 
 
-def _dates(facts: _Facts, at: datetime) -> Broken:
-    if at < facts.certificate.not_valid_before_utc:
-        yield (
-            "not-yet-valid",
-            f"is not valid before {facts.certificate.not_valid_before_utc:%Y-%m-%d %H:%M:%S} UTC",
-        )
-    if at > facts.certificate.not_valid_after_utc:
-        yield "expired", f"expired on {facts.certificate.not_valid_after_utc:%Y-%m-%d %H:%M:%S} UTC"
+def _dates(certificate: x509.Certificate, at: datetime) -> Broken:
+    if at < certificate.not_valid_before_utc:
+        yield "not-yet-valid", f"is not valid before {certificate.not_valid_before_utc:%Y-%m-%d %H:%M:%S} UTC"
+    if at > certificate.not_valid_after_utc:
+        yield "expired", f"expired on {certificate.not_valid_after_utc:%Y-%m-%d %H:%M:%S} UTC"
 
 
-def _algorithms(facts: _Facts, _at: datetime) -> Broken:
+# An archive shows the same few certificates over and over; they compare by their bytes.
+@functools.lru_cache(1024)
+def _standing(certificate: x509.Certificate, rules: tuple[Rule, ...]) -> tuple[tuple[str, str], ...]:
+    """What a certificate breaks at any time."""
+    facts = _Facts(certificate)
+    return tuple(broken for rule in rules for broken in rule(facts))
+
+
+def _algorithms(facts: _Facts) -> Broken:
     if reason := weak_key(facts.certificate):
         yield "key-algorithm", reason
     if reason := weak_signature(facts.certificate):
         yield "signature-algorithm", reason
 
 
-def _no_authority(facts: _Facts, _at: datetime) -> Broken:
+def _no_authority(facts: _Facts) -> Broken:
     constraints = facts.find(x509.BasicConstraints)
     if constraints is not None and constraints.value.ca:
         yield "basic-constraints", "is one of an authority"
@@ -182,7 +190,7 @@ def _no_authority(facts: _Facts, _at: datetime) -> Broken:
         yield "key-usage-authority", "lets its key sign certificates"
 
 
-def _issuer_named(facts: _Facts, _at: datetime) -> Broken:
+def _issuer_named(facts: _Facts) -> Broken:
     issuer = facts.find(x509.AuthorityKeyIdentifier)
     if issuer is None or not issuer.value.key_identifier:
         yield "authority-key-id", "does not identify its issuer's key"
@@ -190,7 +198,7 @@ def _issuer_named(facts: _Facts, _at: datetime) -> Broken:
         yield "authority-key-id", "has a critical identifier of its issuer's key"
 
 
-def _authority(facts: _Facts, _at: datetime) -> Broken:
+def _authority(facts: _Facts) -> Broken:
     constraints, usage = facts.find(x509.BasicConstraints), facts.find(x509.KeyUsage)
     if constraints is None or not constraints.value.ca or not constraints.critical:
         yield "authority-basic-constraints", "is not one of an authority, though it issued another"
@@ -201,13 +209,13 @@ def _authority(facts: _Facts, _at: datetime) -> Broken:
 # --- C2PA 2.2, 14.5.1
 
 
-def _specification_usage(facts: _Facts, _at: datetime) -> Broken:
+def _specification_usage(facts: _Facts) -> Broken:
     usage = facts.find(x509.KeyUsage)
     if usage is not None and not usage.value.digital_signature:
         yield "key-usage-bits", "does not let its key make signatures"
 
 
-def _specification_purposes(facts: _Facts, _at: datetime) -> Broken:
+def _specification_purposes(facts: _Facts) -> Broken:
     if facts.find(x509.ExtendedKeyUsage) is None:
         yield "purpose-missing", "does not say for which purpose it was issued"
         return
@@ -219,7 +227,7 @@ def _specification_purposes(facts: _Facts, _at: datetime) -> Broken:
         yield "purpose-mixed", "mixes time-stamping or status answers with another purpose"
 
 
-def _authority_may_certify_signers(facts: _Facts, _at: datetime) -> Broken:
+def _authority_may_certify_signers(facts: _Facts) -> Broken:
     if facts.purposes and not facts.purposes & (_SIGNING | {ExtendedKeyUsageOID.ANY_EXTENDED_KEY_USAGE}):
         yield "authority-purpose", "is of an authority that may not certify signers"
 
@@ -227,7 +235,7 @@ def _authority_may_certify_signers(facts: _Facts, _at: datetime) -> Broken:
 # --- C2PA Certificate Policy v0.2, claim signing leaf
 
 
-def _policy_subject(facts: _Facts, _at: datetime) -> Broken:
+def _policy_subject(facts: _Facts) -> Broken:
     kinds = [attribute.oid for attribute in facts.certificate.subject]
     if any(kinds.count(kind) != 1 for kind in _NAMES):
         yield "subject-names", "does not name one country, one organisation and one product"
@@ -237,7 +245,7 @@ def _policy_subject(facts: _Facts, _at: datetime) -> Broken:
         yield "subject-ascii", "has a name outside ASCII"
 
 
-def _policy_usage(facts: _Facts, _at: datetime) -> Broken:
+def _policy_usage(facts: _Facts) -> Broken:
     constraints, usage = facts.find(x509.BasicConstraints), facts.find(x509.KeyUsage)
     if constraints is None or not constraints.critical:
         yield "basic-constraints", "does not say, critically, that it is no authority's"
@@ -251,7 +259,7 @@ def _policy_usage(facts: _Facts, _at: datetime) -> Broken:
         yield "key-usage-bits", "has a key usage that is not digital signature with non-repudiation alone"
 
 
-def _policy_purposes(facts: _Facts, _at: datetime) -> Broken:
+def _policy_purposes(facts: _Facts) -> Broken:
     if facts.find(x509.ExtendedKeyUsage) is None:
         yield "purpose-missing", "does not say for which purpose it was issued"
         return
@@ -268,7 +276,7 @@ def _policy_purposes(facts: _Facts, _at: datetime) -> Broken:
         yield "purpose-mixed", "mixes time-stamping or status answers with another purpose"
 
 
-def _policy_key_ids(facts: _Facts, _at: datetime) -> Broken:
+def _policy_key_ids(facts: _Facts) -> Broken:
     own = facts.find(x509.SubjectKeyIdentifier)
     expected = x509.SubjectKeyIdentifier.from_public_key(facts.certificate.public_key())
     if own is None or own.critical:
@@ -277,18 +285,18 @@ def _policy_key_ids(facts: _Facts, _at: datetime) -> Broken:
         yield "subject-key-id", "identifies its own key in another way than RFC 5280, 4.2.1.2, method 1"
 
 
-def _policy_named(facts: _Facts, _at: datetime) -> Broken:
+def _policy_named(facts: _Facts) -> Broken:
     policies = facts.find(x509.CertificatePolicies)
     if policies is None or all(policy.policy_identifier != _POLICY for policy in policies.value):
         yield "certificate-policy", "was not issued under the C2PA certificate policy"
 
 
-def _policy_status(facts: _Facts, _at: datetime) -> Broken:
+def _policy_status(facts: _Facts) -> Broken:
     if not _asks_by_http(facts):
         yield "status-address", "names no address over http that answers whether it was withdrawn"
 
 
-def _policy_level(facts: _Facts, _at: datetime) -> Broken:
+def _policy_level(facts: _Facts) -> Broken:
     level = facts.unrecognised(_LEVEL)
     longest = None if level is None or level.critical else _LEVELS.get(level.value.value)
     if longest is None:
@@ -297,7 +305,7 @@ def _policy_level(facts: _Facts, _at: datetime) -> Broken:
         yield "validity-too-long", f"is valid for {facts.life.days} days, more than its level allows"
 
 
-def _policy_record(facts: _Facts, _at: datetime) -> Broken:
+def _policy_record(facts: _Facts) -> Broken:
     record = facts.unrecognised(_RECORD)
     if record is not None and (record.critical or not _RECORD_FORM.fullmatch(record.value.value)):
         yield "product-record", "names a record of conforming products in the wrong form"
@@ -306,7 +314,7 @@ def _policy_record(facts: _Facts, _at: datetime) -> Broken:
 # --- C2PA Certificate Policy v0.2, authorities
 
 
-def _policy_authority(facts: _Facts, _at: datetime) -> Broken:
+def _policy_authority(facts: _Facts) -> Broken:
     key, constraints = facts.certificate.public_key(), facts.find(x509.BasicConstraints)
     strong = (
         isinstance(key, ec.EllipticCurvePublicKey) and key.curve.name in ("secp384r1", "secp521r1")
@@ -325,7 +333,7 @@ def _policy_authority(facts: _Facts, _at: datetime) -> Broken:
         yield "authority-path-length", "is of an authority without a limit on authorities below it"
 
 
-def _policy_issuing(facts: _Facts, _at: datetime) -> Broken:
+def _policy_issuing(facts: _Facts) -> Broken:
     constraints = facts.find(x509.BasicConstraints)
     if constraints is not None and constraints.value.path_length not in (0, None):
         yield "authority-path-length", "issued a leaf, though it lets other authorities stand below it"
@@ -346,7 +354,7 @@ def _policy_issuing(facts: _Facts, _at: datetime) -> Broken:
 # --- RFC 3161, 2.3
 
 
-def _stamping_usage(facts: _Facts, _at: datetime) -> Broken:
+def _stamping_usage(facts: _Facts) -> Broken:
     usage = facts.find(x509.KeyUsage)
     if usage is None:
         return
@@ -357,7 +365,7 @@ def _stamping_usage(facts: _Facts, _at: datetime) -> Broken:
         yield "key-usage-bits", "lets its key do more than make signatures"
 
 
-def _stamping_purpose(facts: _Facts, _at: datetime) -> Broken:
+def _stamping_purpose(facts: _Facts) -> Broken:
     purposes = facts.find(x509.ExtendedKeyUsage)
     if purposes is None or list(purposes.value) != [ExtendedKeyUsageOID.TIME_STAMPING]:
         yield "purpose", "was not issued for time-stamping and nothing else"
@@ -365,12 +373,12 @@ def _stamping_purpose(facts: _Facts, _at: datetime) -> Broken:
         yield "purpose-critical", "does not mark its purpose critical"
 
 
-def _stamping_key(facts: _Facts, _at: datetime) -> Broken:
+def _stamping_key(facts: _Facts) -> Broken:
     if isinstance(facts.certificate.public_key(), ed25519.Ed25519PublicKey):
         yield "key-algorithm", "has an Ed25519 key, which the policy excludes for time-stamping"
 
 
-def _authority_may_certify_stampers(facts: _Facts, _at: datetime) -> Broken:
+def _authority_may_certify_stampers(facts: _Facts) -> Broken:
     allowed = {ExtendedKeyUsageOID.TIME_STAMPING, ExtendedKeyUsageOID.ANY_EXTENDED_KEY_USAGE}
     if facts.purposes and not facts.purposes & allowed:
         yield "authority-purpose", "is of an authority that may not certify time-stampers"
@@ -380,7 +388,7 @@ def _authority_may_certify_stampers(facts: _Facts, _at: datetime) -> Broken:
 
 _APART = frozenset({ExtendedKeyUsageOID.TIME_STAMPING, ExtendedKeyUsageOID.OCSP_SIGNING})
 
-_EVERY_LEAF: tuple[Rule, ...] = (_form, _dates, _algorithms, _no_authority)
+_EVERY_LEAF: tuple[Rule, ...] = (_form, _algorithms, _no_authority)
 _EVERY_AUTHORITY: tuple[Rule, ...] = (_form, _algorithms, _authority)
 _LEAF_RULES: dict[Profile, tuple[Rule, ...]] = {
     Profile.POLICY: (

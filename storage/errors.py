@@ -67,7 +67,10 @@ class ClockError(Error):
     """The clock ran back: recording now would date an entry before its predecessor."""
 
     code = "clock-unsafe"
-    remedy = "Set the clock right and record again; never turn it back to make this pass."
+    remedy = (
+        "Set the clock right and record again; never turn it back to make this pass. If it was a wrong clock that"
+        " dated the newest entry, begin a new home: this ledger goes on only when that time has come."
+    )
 
 
 class UnknownEntryError(Error):

@@ -182,6 +182,8 @@ def default_path(environment: Mapping[str, str]) -> Path:
     """`LIGHTSEAL_HOME`, else the platform's folder for user data."""
     if chosen := environment.get("LIGHTSEAL_HOME"):
         return Path(chosen)
+    if environment.get("HOME") == "":
+        raise UsageError("HOME is empty, so there is no folder for user data; name a home with --home")
     if sys.platform == "darwin":
         return Path.home() / "Library" / "Application Support" / "lightseal"
     if sys.platform == "win32":

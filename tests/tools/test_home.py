@@ -168,3 +168,10 @@ def test_a_home_stands_where_it_was_put_whatever_its_name(tmp_path: Path, name: 
     assert (home.path / "ledger.db").is_file()
     assert home.audit().findings == ()
     assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
+def test_an_empty_home_variable_is_no_place_for_keys() -> None:
+    """The flaw it would catch: keys written under the root folder."""
+    with pytest.raises(UsageError, match="HOME is empty"):
+        default_path({"HOME": ""})
+    assert default_path({"HOME": "", "LIGHTSEAL_HOME": "x"}) == Path("x")
