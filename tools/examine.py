@@ -37,6 +37,7 @@ from tools.verdict import Obstacle
 
 MAX_BYTES = 4 << 30
 _HASH_STEP = 1 << 20
+_WORTH_A_THREAD = 1 << 20
 # How a manifest store begins (C2PA 2.2, 11.1.4.2), and the element around one in SVG, where it is text.
 _MARK, _TEXT_MARK = b"jumdc2pa", b"c2pa:manifest"
 
@@ -286,31 +287,40 @@ def spooled(stream: IO[bytes]) -> Iterator[str]:
         yield file.name
 
 
-class _Digest(threading.Thread):
-    """The file's SHA-256, computed beside the SDK's own hashing, which also lets go of the interpreter."""
+class _Digest:
+    """The file's SHA-256; a large one's is computed beside the SDK's own hashing, which lets go of the interpreter."""
 
     def __init__(self, stream: BinaryIO) -> None:
-        super().__init__(daemon=True)
-        self._descriptor = os.dup(stream.fileno())
+        self._descriptor = stream.fileno()
         self._digest = hashlib.sha256()
         self._error: OSError | None = None
-        self.start()
+        self._thread: threading.Thread | None = None
+        if os.fstat(self._descriptor).st_size >= _WORTH_A_THREAD:
+            self._descriptor = os.dup(self._descriptor)  # the stream may be closed before the thread is done
+            self._thread = threading.Thread(target=self._apart, daemon=True)
+            self._thread.start()
 
-    def run(self) -> None:
-        """Read by position: the descriptor's offset is shared with the SDK's reader."""
+    def hexdigest(self) -> str:
+        """Wait for the digest; a small file's is computed only now."""
+        if self._thread is None:
+            self._read()
+        else:
+            self._thread.join()
+        if self._error is not None:
+            raise self._error
+        return self._digest.hexdigest()
+
+    def _apart(self) -> None:
         try:
-            offset = 0
-            while piece := os.pread(self._descriptor, _HASH_STEP, offset):
-                self._digest.update(piece)
-                offset += len(piece)
+            self._read()
         except OSError as error:
             self._error = error
         finally:
             os.close(self._descriptor)
 
-    def hexdigest(self) -> str:
-        """Wait for the digest."""
-        self.join()
-        if self._error is not None:
-            raise self._error
-        return self._digest.hexdigest()
+    def _read(self) -> None:
+        """Read by position: the descriptor's offset is shared with the SDK's reader."""
+        offset = 0
+        while piece := os.pread(self._descriptor, _HASH_STEP, offset):
+            self._digest.update(piece)
+            offset += len(piece)

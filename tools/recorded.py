@@ -7,7 +7,7 @@ Does not date anything: an entry's time is its operator's word.
 """
 
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from enum import Enum, auto
 
@@ -104,15 +104,13 @@ def _by_ledger(found: Examined, provenance: Provenance, book: Book) -> Recorded:
     )
 
 
-def _candidates(found: Examined, provenance: Provenance, ledger: Ledger) -> Iterable[int]:
+def _candidates(found: Examined, provenance: Provenance, ledger: Ledger) -> Iterator[int]:
     """Where the index says to look: this claim first, then this media."""
-    indices: dict[int, None] = {}
     if provenance.identity is not None:
-        indices |= dict.fromkeys(ledger.find("claim", provenance.identity.claim))
-        indices |= dict.fromkeys(ledger.find("binding", provenance.identity.binding))
+        yield from ledger.find("claim", provenance.identity.claim)[:_MOST_CANDIDATES]
+        yield from ledger.find("binding", provenance.identity.binding)[:_MOST_CANDIDATES]
     elif found.sha256 is not None:
-        indices |= dict.fromkeys(ledger.find("media", bytes.fromhex(found.sha256)))
-    return list(indices)[:_MOST_CANDIDATES]
+        yield from ledger.find("media", bytes.fromhex(found.sha256))[:_MOST_CANDIDATES]
 
 
 def _match(found: Examined, receipt: Receipt) -> _Match:
