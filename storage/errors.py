@@ -39,7 +39,9 @@ class LedgerDamagedError(LedgerError):
     """The ledger contradicts itself, so nothing may be built on it."""
 
     code = "ledger-damaged"
-    remedy = "Stop writing, keep a copy, run 'lightseal ledger audit', and restore from a backup."
+    remedy = (
+        "Stop writing, keep a copy, see what 'lightseal ledger audit' still reads, and restore from a backup."
+    )
 
 
 class LedgerBusyError(LedgerError):

@@ -114,7 +114,7 @@ _FAULTS: dict[int, type[LedgerError]] = {
     sqlite3.SQLITE_READONLY: ReadOnlyError,
     sqlite3.SQLITE_PERM: ReadOnlyError,
     sqlite3.SQLITE_CANTOPEN: LedgerMissingError,
-    sqlite3.SQLITE_NOTADB: LedgerForeignError,
+    sqlite3.SQLITE_NOTADB: LedgerDamagedError,
     sqlite3.SQLITE_CORRUPT: LedgerDamagedError,
     sqlite3.SQLITE_CONSTRAINT: LedgerDamagedError,
 }

@@ -75,7 +75,7 @@ def check_archive(
     """Give every file under `paths` its row in `results`; what the run has answered is not asked again."""
     roots = [str(path) for path in paths]
     results.parent.mkdir(parents=True, exist_ok=True)
-    run = Run(results, _fingerprint(held))
+    run = Run(results, _fingerprint(name, held))
     watch = Watch(
         lambda progress: telling.tell(name, progress), telling.seconds, telling.count(roots, run.own_paths)
     )
@@ -98,15 +98,16 @@ def check_archive(
     return Outcome(_told(name, results, roots, summary), _exit_status(summary), summary)
 
 
-def _fingerprint(held: Beliefs) -> dict[str, str]:
+def _fingerprint(name: str, held: Beliefs) -> dict[str, str]:
     """What must be the same when a run goes on, or its rows would not mean the same."""
     engine = held.engine
     return {
+        "run": name,
         "lightseal": engine.version,
         "c2pa": engine.sdk,
         **{
-            f"list {number}": f"{name} ({purpose}) {digest}"
-            for number, (name, purpose, digest) in enumerate(engine.lists)
+            f"list {number}": f"{list_} ({purpose}) {digest}"
+            for number, (list_, purpose, digest) in enumerate(engine.lists)
         },
         "ledger": str(held.key) if held.key else "none",
         "judged as of": "each check"

@@ -94,7 +94,7 @@ def test_other_files_are_not_ledgers(url, tmp_path: Path) -> None:
     path = tmp_path / "ledger.db"
     path.write_bytes(b"not a database, but long enough to have a header " * 100)
     for opened in (Ledger.open, Ledger.open_read_only):
-        with pytest.raises(LedgerForeignError):
+        with pytest.raises(LedgerDamagedError):
             opened(url)
     path.unlink()
     with closing(sqlite3.connect(path)) as connection:

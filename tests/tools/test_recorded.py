@@ -103,6 +103,8 @@ def test_rows_judged_as_of_another_day_are_not_mixed(
         "batch", *pair, "--run", "x", "--out", rows, "--at", "2020-01-01T00:00:00Z", home=fresh_home
     )
     assert "error[run-foreign]" in done.stderr
+    done = lightseal("batch", *pair, "--run", "y", "--out", rows, home=fresh_home)
+    assert "error[run-foreign]" in done.stderr
 
 
 def test_a_page_never_takes_the_place_of_evidence(lightseal, fresh_home: Home, pair) -> None:
