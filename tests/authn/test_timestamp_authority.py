@@ -1,6 +1,4 @@
 import hashlib
-import os
-import shutil
 import subprocess
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
@@ -140,16 +138,6 @@ def test_a_unit_starts_only_with_its_own_fitting_certificate(stamp_kit, signer_k
             Authority(key, chain, "1.2.3", clock, serials)
 
 
-@pytest.fixture(scope="module")
-def openssl() -> str:
-    found = shutil.which("openssl")
-    if found is None and os.environ.get("CI") == "true":
-        pytest.fail("openssl is missing: apt-get install openssl")
-    if found is None:
-        pytest.skip("openssl is not here: apt-get install openssl")
-    return found
-
-
 def run(*command: str | Path) -> str:
     done = subprocess.run(
         [str(part) for part in command], capture_output=True, text=True, check=False, timeout=30
@@ -157,23 +145,25 @@ def run(*command: str | Path) -> str:
     return done.stdout + done.stderr
 
 
+@pytest.mark.needs("openssl")
 @pytest.mark.parametrize("name", ["sha256", "sha384", "sha512"])
-def test_openssl_asks_us_and_accepts_our_answer(stamp_kit, openssl: str, tmp_path: Path, name: str) -> None:
+def test_openssl_asks_us_and_accepts_our_answer(stamp_kit, tmp_path: Path, name: str) -> None:
     data, query, reply, root = (tmp_path / part for part in ("data", "q.tsq", "r.tsr", "root.pem"))
     data.write_bytes(b"claim")
     root.write_bytes(pem_chain(stamp_kit.root))
-    run(openssl, "ts", "-query", "-data", data, f"-{name}", "-cert", "-out", query)
+    run("openssl", "ts", "-query", "-data", data, f"-{name}", "-cert", "-out", query)
     reply.write_bytes(stamp_kit.authority().respond(query.read_bytes()))
-    verify = (openssl, "ts", "-verify", "-queryfile", query, "-in", reply, "-CAfile", root)
+    verify = ("openssl", "ts", "-verify", "-queryfile", query, "-in", reply, "-CAfile", root)
     assert "Verification: OK" in run(*verify)
     data.write_bytes(b"other")
-    run(openssl, "ts", "-query", "-data", data, f"-{name}", "-cert", "-out", query)
+    run("openssl", "ts", "-query", "-data", data, f"-{name}", "-cert", "-out", query)
     assert "Verification: OK" not in run(*verify)
 
 
-def test_openssl_reads_our_refusal(stamp_kit, openssl: str, tmp_path: Path) -> None:
+@pytest.mark.needs("openssl")
+def test_openssl_reads_our_refusal(stamp_kit, tmp_path: Path) -> None:
     reply = tmp_path / "r.tsr"
     reply.write_bytes(stamp_kit.authority().respond(b""))
-    text = run(openssl, "ts", "-reply", "-in", reply, "-text")
+    text = run("openssl", "ts", "-reply", "-in", reply, "-text")
     assert "Status: Rejected." in text
     assert "unrecognized/malformed" in text or "the data submitted has the wrong format" in text

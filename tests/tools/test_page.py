@@ -210,14 +210,8 @@ def test_an_accessibility_checker_finds_nothing(page: str, scheme: str, tmp_path
 
 
 def axe() -> str:
-    """The rules of axe-core, which two packages for other browsers' drivers carry."""
-    for package, inside in (
-        ("axe_playwright_python", "axe.min.js"),
-        ("axe_selenium_python", "node_modules/axe-core/axe.min.js"),
-    ):
-        spec = importlib.util.find_spec(package)
-        if spec is not None and spec.origin is not None:
-            path = Path(spec.origin).parent / inside
-            if path.is_file():
-                return path.read_text("utf-8")
-    pytest.skip("no package here carries axe-core; run: pip install axe-playwright-python")
+    """The rules of axe-core; of the package that carries them only this file is used."""
+    spec = importlib.util.find_spec("axe_playwright_python")
+    assert spec is not None, "the test extra is not installed: pip install axe-playwright-python"
+    assert spec.origin is not None
+    return (Path(spec.origin).parent / "axe.min.js").read_text("utf-8")
