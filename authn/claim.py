@@ -10,6 +10,7 @@ from collections.abc import Iterator
 
 from authn import cbor, jumbf
 from authn.errors import MediaError
+from authn.plain import plain
 
 _HASHES = frozenset({"sha256", "sha384", "sha512"})
 _LISTS = ("created_assertions", "gathered_assertions", "assertions")
@@ -27,6 +28,14 @@ def redactions(manifests: tuple[jumbf.ManifestBoxes, ...]) -> frozenset[str]:
             if isinstance(uri, str) and not uri.startswith(own)
         )
     return frozenset(found)
+
+
+def taken_out(manifests: tuple[jumbf.ManifestBoxes, ...], label: str) -> tuple[str, ...]:
+    """The labels of the assertions that later claims say were taken out of the manifest `label`."""
+    own = f"self#jumbf=/c2pa/{label}/"
+    return tuple(
+        sorted(plain(uri.rpartition("/")[2], 60) for uri in redactions(manifests) if uri.startswith(own))
+    )
 
 
 def mismatches(manifest: jumbf.ManifestBoxes, redacted: frozenset[str]) -> Iterator[str]:
@@ -49,10 +58,14 @@ def mismatches(manifest: jumbf.ManifestBoxes, redacted: frozenset[str]) -> Itera
         name = item.get("alg") or claim.get("alg")
         if label not in held:
             yield "assertion-missing"
-        elif name not in _HASHES or hashlib.new(str(name), held[label].box).digest() != digest:
+        elif not isinstance(name, str) or name not in _HASHES or _digest(name, held[label]) != digest:
             yield "assertion-differs"
     if held.keys() - named:
         yield "assertion-undeclared"
+
+
+def _digest(name: str, assertion: jumbf.Assertion) -> bytes:
+    return hashlib.new(name, assertion.box).digest()
 
 
 def _list(value: cbor.Value) -> list[dict[str | int | bytes, cbor.Value]]:

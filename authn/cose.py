@@ -5,6 +5,7 @@ hands out the chain and the time-stamp tokens. Says nothing of whether the
 certificate deserves belief; `authn.profile` and `authn.chain` do.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from cryptography import x509
@@ -18,6 +19,7 @@ from authn.errors import CertificateError, MediaError
 
 MAX_CHAIN = 10
 MAX_TOKEN = 64 << 10
+MAX_ANSWERS = 8
 
 _ECDSA: dict[int, hashes.HashAlgorithm] = {-7: hashes.SHA256(), -35: hashes.SHA384(), -36: hashes.SHA512()}
 _CURVES = frozenset({"secp256r1", "secp384r1", "secp521r1"})
@@ -52,12 +54,17 @@ class ClaimSignature:
     stamp: Stamp | None
     stamp_count: int
     padding_empty: bool
+    answers: tuple[bytes, ...] = ()
+    """OCSP answers stapled to the signature (`rVals`)."""
+
+    def message(self, claim: bytes) -> bytes:
+        """The bytes that are signed: a Sig_structure that ends in the claim (RFC 9052, 4.4)."""
+        return cbor.encode(["Signature1", self.protected, b"", claim])
 
     def verifies(self, claim: bytes) -> bool:
         """Whether the leaf's key signed exactly this claim, by an allowed algorithm."""
-        message = cbor.encode(["Signature1", self.protected, b"", claim])
         try:
-            return _verify(self.chain[0].public_key(), self.algorithm, self.signature, message)
+            return _verify(self.chain[0].public_key(), self.algorithm, self.signature, self.message(claim))
         except (InvalidSignature, UnsupportedAlgorithm, ValueError):
             return False
 
@@ -89,6 +96,7 @@ def parse(box: bytes, claim: bytes) -> ClaimSignature:
         stamps[0] if len(stamps) == 1 else None,
         len(stamps),
         _padding_empty(unprotected),
+        tuple(_answers(unprotected.get("rVals"))),
     )
 
 
@@ -125,6 +133,13 @@ def _stamps(
             if isinstance(value, bytes) and len(value) <= MAX_TOKEN:
                 found.append(Stamp(value, message, name == "sigTst2"))
     return found
+
+
+def _answers(stapled: cbor.Value) -> Iterator[bytes]:
+    listed = stapled.get("ocspVals") if isinstance(stapled, dict) else None
+    for answer in listed[:MAX_ANSWERS] if isinstance(listed, list) else ():
+        if isinstance(answer, bytes) and len(answer) <= MAX_TOKEN:
+            yield answer
 
 
 def _padding_empty(unprotected: dict[str | int | bytes, cbor.Value]) -> bool:

@@ -141,3 +141,10 @@ class SelfCheckError(SigningError):
 
     code = "signature-self-check-failed"
     remedy = "Stop using this key and check the machine's memory; a faulty signature can reveal the key."
+
+
+class StatusError(Error):
+    """A file that should tell of withdrawn certificates cannot be read."""
+
+    code = "status-unreadable"
+    remedy = "Give one revocation list (DER or PEM) or one OCSP answer (DER), as its issuer publishes it."

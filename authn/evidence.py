@@ -36,6 +36,10 @@ class Code(StrEnum):
     HISTORY_CONNECTED = "history.connected"
     LEDGER_INCLUDED = "ledger.included"
     MEDIA_WHOLE = "media.whole"
+    LISTS_CURRENT = "lists.current"
+    CLAIMS_CONSISTENT = "claims.consistent"
+    IDENTITY_RECOGNISED = "identity.recognised"
+    POLICY_MET = "policy.met"
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,11 +98,14 @@ class Signer(StrEnum):
 
 
 class Revocation(StrEnum):
-    """Whether anyone withdrew the certificate."""
+    """Whether anyone withdrew a certificate that the signature rests on."""
 
     GOOD = "good"
     REVOKED = "revoked"
+    REVOKED_TIME_UNKNOWN = "revoked, and no time proves that the signature is older"
     SIGNED_BEFORE = "signed before revocation"
+    SIGNED_BEFORE_BY_LEDGER = "signed before revocation, by the ledger's clock"
+    DISOWNED = "unknown to its issuer"
     NOT_CHECKED = "not checked"
 
 
@@ -149,6 +156,22 @@ class CertificateFacts:
 
 
 @dataclass(frozen=True, slots=True)
+class RevocationFacts:
+    """What was found about withdrawal, and where; of several certificates, about the worst.
+
+    `as_of` is when the issuer's word was given, `since` from when on the
+    certificate is not to be believed, `reason` the issuer's (RFC 5280, 5.3.1).
+    """
+
+    state: Revocation = Revocation.NOT_CHECKED
+    explanation: str = "nobody was asked whether the certificate was withdrawn"
+    as_of: datetime | None = None
+    since: datetime | None = None
+    reason: str | None = None
+    source: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class AssetId:
     """The identity of a signed asset, stable under padding (SHA-256 digests).
 
@@ -170,19 +193,63 @@ class Claims:
     actions: tuple[str, ...] = ()
     source_types: tuple[str, ...] = ()
     claimed_at: str | None = None
+    device: str | None = None
+    place: str | None = None
+    author: str | None = None
+    training: tuple[str, ...] = ()
+    gathered: tuple[str, ...] = ()
+    left_out: int = 0
+    """Statements that were too many or too long to be repeated."""
+    makes: tuple[str, ...] = ()
+    models: tuple[str, ...] = ()
+    capture_times: tuple[str, ...] = ()
+    coordinates: tuple[tuple[float, float], ...] = ()
+    """Latitude and longitude. Of these four, each value that the assertions give, since they may differ."""
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """Who else signed for the claim, by a credential apart from the signer's (CAWG Identity Assertion 1.1).
+
+    `list` names the identity list that recognises the credential; without one
+    the name is whatever its maker wrote, and `problem` says what is missing.
+    """
+
+    kind: str
+    name: str
+    organisation: str
+    issuer: str
+    list: str | None
+    problem: str | None
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One file in the history tree."""
+    """One file in the history tree.
+
+    `recorded` are the problems that the signer noted when the file was used,
+    `recomputed` those we find in its record now. `thumbnail` is what a
+    recognised signer kept of it: the signer's picture, not one of ours.
+    """
 
     title: str
     relationship: str
     credentials: Credentials
-    problems: tuple[str, ...]
+    recorded: tuple[str, ...] = ()
+    recomputed: tuple[str, ...] = ()
     signer: CertificateFacts | None = None
     recognised: bool = False
+    signer_list: str | None = None
+    time: Window = Window()
+    revocation: RevocationFacts = RevocationFacts()
+    redacted: tuple[str, ...] = ()
+    thumbnail: bytes | None = None
     steps: tuple["Step", ...] = ()
+
+    @property
+    def problems(self) -> tuple[str, ...]:
+        """Everything that is wrong with this step, whoever found it."""
+        return tuple(dict.fromkeys((*self.recorded, *self.recomputed)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,7 +261,7 @@ class Provenance:
     signature: Signature | None
     signer: Signer | None
     time: Window
-    revocation: Revocation
+    revocation: RevocationFacts
     history: History
     certificate: CertificateFacts | None
     signer_list: str | None
@@ -202,5 +269,11 @@ class Provenance:
     claims: Claims
     steps: tuple[Step, ...]
     findings: tuple[Finding, ...]
+    claim_time: Window = Window()
+    """By when the claim, and so the hash of the content, existed: less than a date of the signature."""
+    identities: tuple[Identity, ...] = ()
+    redacted: tuple[str, ...] = ()
+    paths: tuple[tuple[bytes, ...], ...] = ()
+    """The certificates that the verdict rests on, each from leaf to anchor: the signer's, and the time-stamper's."""
     chain: tuple[bytes, ...] = ()
     token: bytes | None = None

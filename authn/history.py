@@ -5,14 +5,15 @@ own record; here it is a problem of the whole history.
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 
 from authn import cose, jumbf
+from authn.attached import later_tokens
 from authn.binding import CONTENT_MATCHES, CONTENT_MISMATCHES
-from authn.claim import mismatches, redactions
+from authn.claim import mismatches, redactions, taken_out
 from authn.errors import Error
-from authn.evidence import Code, Credentials, Finding, History, Signer, Step
+from authn.evidence import Code, Credentials, Finding, History, Signer, Step, Window
 from authn.manifest import Reading, UnverifiedIngredient, UnverifiedManifest
 from authn.plain import plain
 from authn.signer import Lists, certificate_facts, check_signer, check_time
@@ -21,6 +22,7 @@ _SIGNER_CODES = ("signingCredential.", "cawg.", "timeStamp.")
 
 MAX_STEPS = 500
 MAX_GENERATIONS = 30
+MAX_THUMBNAIL = 1 << 20
 
 
 def is_fault(code: str) -> bool:
@@ -37,19 +39,22 @@ class _Past:
     redacted: frozenset[str]
     lists: Lists
     at: datetime
+    recognised: set[str]
+    """The manifests whose signers are on a list, and whose pictures may be shown."""
     left: int = MAX_STEPS
 
 
 def check_history(
-    reading: Reading, boxes: tuple[jumbf.ManifestBoxes, ...], lists: Lists, at: datetime
+    reading: Reading, boxes: tuple[jumbf.ManifestBoxes, ...], lists: Lists, at: datetime, signer: Signer
 ) -> tuple[History, tuple[Step, ...], Finding]:
-    """State, tree and finding of the history of the active manifest."""
+    """State, tree and finding of the history of the active manifest, whose own signer is as `signer` says."""
     past = _Past(
         {box.label: box for box in boxes},
         {manifest.label: manifest for manifest in reading.manifests},
         redactions(boxes),
         lists,
         at,
+        {reading.active or ""} if signer is Signer.RECOGNISED else set(),
     )
     steps = _steps(past, reading.active or "", ())
     every = tuple(_flatten(steps))
@@ -108,39 +113,59 @@ def _steps(past: _Past, label: str, below: tuple[str, ...]) -> tuple[Step, ...]:
 
 def _unfollowed(title: str, problem: str) -> Step:
     """A part of the tree that is there and was not looked at, which is never the same as sound."""
-    return Step(title, "unknown", Credentials.UNREADABLE, (problem,))
+    return Step(title, "unknown", Credentials.UNREADABLE, recomputed=(problem,))
 
 
 def _step(past: _Past, ingredient: UnverifiedIngredient, below: tuple[str, ...]) -> Step:
-    found = [code for code in ingredient.recorded_failures if _is_problem(code)]
+    step = Step(
+        ingredient.title,
+        ingredient.relationship,
+        Credentials.NONE,
+        tuple(dict.fromkeys(code for code in ingredient.recorded_failures if _is_problem(code))),
+        thumbnail=_thumbnail(past, below[-1], ingredient),
+    )
     if ingredient.manifest is None:
-        return Step(ingredient.title, ingredient.relationship, Credentials.NONE, tuple(found))
+        return step
     # C2PA 2.2, 10.3.2.2: whoever opened the file had to check it; without a recorded match nobody did.
+    found: list[str] = []
     if not any(code in CONTENT_MATCHES for code in ingredient.recorded_passes):
         found.append("content-never-checked")
     boxes = past.boxes.get(ingredient.manifest)
     if boxes is None:
-        found.append("record-missing")
-        return Step(ingredient.title, ingredient.relationship, Credentials.ELSEWHERE, tuple(found))
+        return replace(step, credentials=Credentials.ELSEWHERE, recomputed=(*found, "record-missing"))
     try:
         signed = cose.parse(boxes.signature, boxes.claim)
     except Error:
-        found.append("record-unreadable")
-        return Step(ingredient.title, ingredient.relationship, Credentials.UNREADABLE, tuple(found))
+        return replace(step, credentials=Credentials.UNREADABLE, recomputed=(*found, "record-unreadable"))
     valid = signed.verifies(boxes.claim)
-    window, _, _ = check_time(signed, past.lists.time_stampers, past.at)
-    signer, _ = check_signer(signed.chain, past.lists.signers, window.not_after if valid else None, past.at)
+    lists = past.lists.with_answers(signed.answers)
+    time = check_time(signed, later_tokens(tuple(past.boxes.values()), boxes.label), lists, past.at)
+    signer = check_signer(signed.chain, lists, time.signature.not_after if valid else None, past.at)
     found += sorted(set(mismatches(boxes, past.redacted)))
     if not valid:
         found.append("signature-broken")
-    if signer is not Signer.RECOGNISED:
+    if signer.state is Signer.REVOKED:
+        found.append("signer-revoked")
+    elif signer.state is not Signer.RECOGNISED:
         found.append("signer-not-recognised")
-    return Step(
-        ingredient.title,
-        ingredient.relationship,
-        Credentials.PRESENT,
-        tuple(found),
-        certificate_facts(signed.chain[0]),
-        signer is Signer.RECOGNISED,
-        _steps(past, boxes.label, below),
+    elif not found:
+        past.recognised.add(boxes.label)
+    return replace(
+        step,
+        credentials=Credentials.PRESENT,
+        recomputed=tuple(found),
+        signer=certificate_facts(signed.chain[0]),
+        recognised=signer.state is Signer.RECOGNISED,
+        signer_list=signer.list,
+        time=time.signature if valid else Window(),
+        revocation=signer.revocation,
+        redacted=taken_out(tuple(past.boxes.values()), boxes.label),
+        steps=_steps(past, boxes.label, below),
     )
+
+
+def _thumbnail(past: _Past, owner: str, ingredient: UnverifiedIngredient) -> bytes | None:
+    """The picture that the manifest `owner` keeps of an ingredient, if its signer is recognised."""
+    if ingredient.thumbnail is None or owner not in past.recognised or owner not in past.boxes:
+        return None
+    return past.boxes[owner].embedded(ingredient.thumbnail, MAX_THUMBNAIL)

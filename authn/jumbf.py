@@ -38,6 +38,8 @@ class Assertion:
     content: bytes
     box: bytes
     """Everything a hashed URI covers: the superbox without its own head (C2PA 2.2, 8.4.2)."""
+    file: bytes = b""
+    """The embedded file, where the assertion is one (ISO/IEC 19566-5, B.5)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +51,13 @@ class ManifestBoxes:
     claim_label: str
     signature: bytes
     assertions: tuple[Assertion, ...]
+
+    def embedded(self, label: str, limit: int) -> bytes | None:
+        """The file that the assertion `label` embeds, if there is one of at most `limit` bytes."""
+        for assertion in self.assertions:
+            if assertion.label == label and assertion.type == b"bfdb":
+                return assertion.file if 0 < len(assertion.file) <= limit else None
+        return None
 
 
 def parse(store: bytes) -> tuple[ManifestBoxes, ...]:
@@ -78,7 +87,9 @@ def _manifest(box: "_Superbox") -> ManifestBoxes:
         claims[0].payload(b"cbor"),
         claims[0].label,
         signature.payload(b"cbor"),
-        tuple(Assertion(child.label, *child.first, child.content) for child in assertions.children),
+        tuple(
+            Assertion(child.label, *child.first, child.content, child.file) for child in assertions.children
+        ),
     )
 
 
@@ -95,6 +106,10 @@ class _Superbox:
     @property
     def first(self) -> tuple[bytes, bytes]:
         return self.leaves[0] if self.leaves else (b"", b"")
+
+    @property
+    def file(self) -> bytes:
+        return next((content for kind, content in self.leaves if kind == b"bidb"), b"")
 
     def payload(self, kind: bytes) -> bytes:
         found = [content for type_, content in self.leaves if type_ == kind]

@@ -61,6 +61,7 @@ class UnverifiedIngredient:
     manifest: str | None
     recorded_passes: tuple[str, ...]
     recorded_failures: tuple[str, ...]
+    thumbnail: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,8 +115,10 @@ class Sdk:
         """Read the credentials of `media` and let the SDK check the hashes. Judges nothing."""
         media.stream.seek(0)
         try:
-            with c2pa.Reader(media.kind.value, media.stream, context=self._context) as reader:
-                return _reading(reader)
+            with c2pa.Reader(
+                media.kind.value, media.stream, manifest_data=media.sidecar, context=self._context
+            ) as reader:
+                return _reading(reader, media.sidecar)
         except c2pa.C2paError as error:
             return _unread(str(error))
 
@@ -138,7 +141,7 @@ def _unread(reason: str) -> Reading:
     return Reading(Credentials.UNREADABLE, f"the signed record cannot be read ({plain(reason, 120)})")
 
 
-def _reading(reader: Any) -> Reading:
+def _reading(reader: Any, sidecar: bytes | None) -> Reading:
     text = reader.json()
     if len(text) > MAX_REPORT:
         return Reading(Credentials.UNREADABLE, "the signed record is larger than can be reported")
@@ -156,10 +159,12 @@ def _reading(reader: Any) -> Reading:
     deltas = [delta.get("validationDeltas", {}) for delta in results.get("ingredientDeltas", [])]
     return Reading(
         Credentials.PRESENT,
-        "the file carries a signed record",
+        "the file carries a signed record"
+        if sidecar is None
+        else "the signed record came in a file of its own; one inside the media, if any, was not read",
         active,
         store.getvalue(),
-        bool(reader.is_embedded()),
+        sidecar is None and bool(reader.is_embedded()),
         _statuses(state.get("success", [])),
         _statuses(state.get("informational", [])),
         _statuses(state.get("failure", [])),
@@ -207,6 +212,7 @@ def _ingredient(body: dict[str, Any]) -> UnverifiedIngredient:
         str(body["active_manifest"]) if body.get("active_manifest") else None,
         tuple(status.code for status in _statuses(_list(recorded.get("success")))),
         tuple(status.code for status in _statuses([*_list(recorded.get("failure")), *older])),
+        str(_dict(body.get("thumbnail")).get("identifier") or "").rpartition("/")[2] or None,
     )
 
 

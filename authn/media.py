@@ -56,12 +56,17 @@ class Kind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Media:
-    """A seekable stream with what is known of it; `name` is for people and decides nothing."""
+    """A seekable stream with what is known of it; `name` is for people and decides nothing.
+
+    `sidecar` is a manifest store that came in a file of its own (C2PA 2.2, 11.4),
+    and is then read instead of what the media may carry.
+    """
 
     stream: BinaryIO
     size: int
     kind: Kind
     name: str
+    sidecar: bytes | None = None
 
     @classmethod
     def of(cls, stream: BinaryIO, name: str, limit: int) -> "Media":

@@ -6,8 +6,9 @@ not ask whether a certificate was withdrawn.
 """
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
+from typing import TypeAlias
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
@@ -16,91 +17,273 @@ from cryptography.x509.oid import NameOID
 
 from authn import cose
 from authn.chain import build_chain
-from authn.evidence import CertificateFacts, Code, Finding, Signer, Window
+from authn.errors import CertificateError
+from authn.evidence import (
+    CertificateFacts,
+    Code,
+    Finding,
+    Revocation,
+    RevocationFacts,
+    Signer,
+    Window,
+)
 from authn.plain import plain
-from authn.profile import Profile, check_profile
-from authn.timestamp.token import check_token
-from authn.trust import TrustList
+from authn.profile import Profile, Violation, check_profile
+from authn.revocation import NO_STATUSES, Statuses, check_revocation
+from authn.timestamp.token import TimeEvidence, check_token
+from authn.trust import Purpose, TrustList
 
 
 @dataclass(frozen=True, slots=True)
 class Lists:
-    """Whom the examiner believes: about signatures, and, apart from it, about time."""
+    """Whom the examiner believes: about signatures, about time, and about who a person is, each apart.
 
-    signers: TrustList
-    time_stampers: TrustList
+    `statuses` is what the issuers said of withdrawals, wherever it came from.
+    """
+
+    signers: tuple[TrustList, ...] = ()
+    time_stampers: tuple[TrustList, ...] = ()
+    identities: tuple[TrustList, ...] = ()
+    statuses: Statuses = NO_STATUSES
+
+    def __post_init__(self) -> None:
+        for purpose, held in (
+            (Purpose.SIGNING, self.signers),
+            (Purpose.TIME_STAMPING, self.time_stampers),
+            (Purpose.IDENTITY, self.identities),
+        ):
+            if any(trusted.purpose is not purpose for trusted in held):
+                raise CertificateError(f"a list stands among those for {purpose} and is for something else")
+
+    def with_answers(self, answers: tuple[bytes, ...]) -> "Lists":
+        """The same lists, and what came stapled to a file besides what the examiner has."""
+        if not answers:
+            return self
+        return replace(self, statuses=Statuses(self.statuses.crls, (*self.statuses.answers, *answers)))
+
+
+UNPROVEN = Window()
+# Certificates from leaf to anchor; empty where no list is reached.
+Path: TypeAlias = tuple[x509.Certificate, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class TimeAnswer:
+    """What the tokens of one signature prove.
+
+    `claim` is what a token of the older kind (`sigTst`) proves: the claim, and so
+    the content's hash, existed by then. Whoever holds the key could still have
+    signed it later, so it neither dates the signature nor revives a certificate.
+    """
+
+    signature: Window
+    claim: Window
+    token: bytes | None
+    finding: Finding
+    path: Path = ()
 
 
 def check_time(
-    signed: cose.ClaimSignature, time_stampers: TrustList, at: datetime
-) -> tuple[Window, bytes | None, Finding]:
-    """The window that a token proves, the token, and the finding."""
+    signed: cose.ClaimSignature, later: tuple[bytes, ...], lists: Lists, at: datetime
+) -> TimeAnswer:
+    """The windows that the token in the signature, and `later` ones from other manifests, prove."""
+    answers = [_stamped(signed, lists, at)]
+    answers += [
+        _token(cose.Stamp(token, signed.signature, over_signature=True), lists, at) for token in later
+    ]
+    proven = [answer for answer in answers if answer.signature.not_after is not None]
+    best = min(proven, key=lambda answer: answer.signature.not_after or at) if proven else answers[0]
+    if not proven and later and signed.stamp_count == 0:
+        best = answers[1]
+    return replace(best, claim=answers[0].claim, token=best.token or answers[0].token)
+
+
+def _stamped(signed: cose.ClaimSignature, lists: Lists, at: datetime) -> TimeAnswer:
     if signed.stamp_count > 1:
-        return (
-            Window(),
-            None,
-            Finding.fails(Code.TIME_PROVEN, "two time-stamp tokens contradict the format; neither counts"),
-        )
+        return _undated("two time-stamp tokens contradict the format; neither counts")
     if signed.stamp is None:
-        return (
-            Window(),
-            None,
-            Finding.fails(Code.TIME_PROVEN, "no time-stamp token: nothing proves when this was signed"),
-        )
-    if not signed.stamp.over_signature:
-        return (
-            Window(),
-            signed.stamp.token,
-            Finding.fails(
-                Code.TIME_PROVEN,
-                "the time-stamp token is of the older kind that dates the claim, not the signature",
-            ),
-        )
-    evidence = check_token(signed.stamp.token, signed.stamp.message, time_stampers, at)
+        return _undated("no time-stamp token: nothing proves when this was signed")
+    return _token(signed.stamp, lists, at)
+
+
+def _undated(why: str, token: bytes | None = None, claim: Window = UNPROVEN) -> TimeAnswer:
+    return TimeAnswer(UNPROVEN, claim, token, Finding.fails(Code.TIME_PROVEN, why))
+
+
+def _token(stamp: cose.Stamp, lists: Lists, at: datetime) -> TimeAnswer:
+    evidence = check_token(stamp.token, stamp.message, lists.time_stampers, at)
     if not evidence.proven or evidence.gen_time is None:
-        return Window(), signed.stamp.token, Finding.fails(Code.TIME_PROVEN, evidence.reason)
+        return _undated(evidence.reason, stamp.token)
+    if reason := _withdrawn(evidence, lists, at):
+        return _undated(reason, stamp.token)
     latest = evidence.gen_time + (evidence.accuracy or timedelta())
-    return (
-        Window(
-            None, latest, f"time-stamp token by {plain(evidence.authority, 80)}, list {time_stampers.name}"
-        ),
-        signed.stamp.token,
-        Finding.holds(
-            Code.TIME_PROVEN,
-            f"a time-stamp token by {plain(evidence.authority, 80)} dates the signature",
-        ),
+    authority = plain(evidence.authority, 80)
+    window = Window(None, latest, f"time-stamp token by {authority}, list {evidence.list}")
+    if not stamp.over_signature:
+        return _undated(
+            f"a time-stamp token by {authority} is of the older kind that dates the claim, not the signature",
+            stamp.token,
+            window,
+        )
+    return TimeAnswer(
+        window,
+        UNPROVEN,
+        stamp.token,
+        Finding.holds(Code.TIME_PROVEN, f"a time-stamp token by {authority} dates the signature"),
+        evidence.path,
     )
+
+
+# RFC 3161, 4: after these, what the authority stamped before still counts. After any other
+# reason whoever has its key can write whatever time he likes.
+_HONEST_ENDS = frozenset({"affiliationChanged", "superseded", "cessationOfOperation"})
+
+
+def _withdrawn(evidence: TimeEvidence, lists: Lists, at: datetime) -> str | None:
+    """Why the authority's withdrawal takes the token with it, if it does."""
+    facts = check_revocation(evidence.path, lists.statuses, evidence.gen_time, at)
+    match facts.state:
+        case Revocation.GOOD | Revocation.NOT_CHECKED:
+            return None
+        case Revocation.SIGNED_BEFORE if facts.reason in _HONEST_ENDS:
+            return None
+        case _:
+            return f"the time-stamp authority's certificate was withdrawn: {facts.explanation}"
+
+
+@dataclass(frozen=True, slots=True)
+class SignerAnswer:
+    """Whose certificate it is by our lists, which list says so, and whether anyone withdrew it."""
+
+    state: Signer
+    list: str | None
+    revocation: RevocationFacts
+    findings: tuple[Finding, ...]
+    path: Path
 
 
 def check_signer(
-    chain: tuple[x509.Certificate, ...], signers: TrustList, proven: datetime | None, at: datetime
-) -> tuple[Signer, list[Finding]]:
-    """Judge the certificate at the proven time, or now where none is proven.
+    chain: tuple[x509.Certificate, ...], lists: Lists, proven: datetime | None, at: datetime
+) -> SignerAnswer:
+    """Judge the certificate at the proven time, or at `at` where none is proven.
 
-    A certificate under the list is held to the list's profile along the path that
-    was found, so that nothing a stranger adds to the chain matters. One that is not
-    is held to what C2PA asks of any signer: it is unknown, and rarely worse.
+    Each list judges on its own, by its own profile; the one that says most for the
+    certificate counts, since the examiner believes them all. A certificate under no
+    list is held to what C2PA asks of any signer: it is unknown, and rarely worse.
     """
-    leaf, moment = chain[0], proven or at
-    path = build_chain(leaf, chain[1:], signers.anchors, moment)
-    # Out of date, perhaps, but issued by somebody we believe?
-    issued = path.path or build_chain(leaf, chain[1:], signers.anchors, leaf.not_valid_before_utc).path
-    violations = (
-        check_profile((leaf,), Profile.SPECIFICATION, moment)
-        if issued is None
-        else check_profile(issued, signers.profile, moment)
-    )
-    dated = [violation for violation in violations if violation.rule in ("expired", "not-yet-valid")]
-    kind = [violation for violation in violations if violation not in dated]
+    moment = proven or at
     when = "at the proven time" if proven else "now, since no time is proven"
-    findings = [
+    judged = [_under(chain, listed, moment, when) for listed in lists.signers]
+    best = max(judged, key=lambda answer: _RANK[answer.state], default=None)
+    if best is None or not best.path:
+        best = _under_none(chain, judged, moment, when)
+    if best.state is not Signer.RECOGNISED:
+        return best.answer(RevocationFacts(explanation=_UNASKED))
+    facts = check_revocation(best.path, lists.statuses, proven, at)
+    return replace(best, state=_after(facts.state)).answer(facts)
+
+
+_UNASKED = "the signer is not recognised, so nobody's word on withdrawal was looked for"
+_RANK = {
+    Signer.RECOGNISED: 4,
+    Signer.EXPIRED_TIME_UNPROVEN: 3,
+    Signer.WRONG_KIND: 2,
+    Signer.REVOKED: 1,
+    Signer.NOT_RECOGNISED: 0,
+}
+
+
+def _after(state: Revocation) -> Signer:
+    match state:
+        case Revocation.REVOKED | Revocation.REVOKED_TIME_UNKNOWN | Revocation.SIGNED_BEFORE_BY_LEDGER:
+            return Signer.REVOKED
+        case Revocation.DISOWNED:
+            return Signer.NOT_RECOGNISED
+        case Revocation.GOOD | Revocation.SIGNED_BEFORE | Revocation.NOT_CHECKED:
+            return Signer.RECOGNISED
+
+
+@dataclass(frozen=True, slots=True)
+class _Judgment:
+    """What one list says."""
+
+    state: Signer
+    list: str
+    path: tuple[x509.Certificate, ...]
+    findings: tuple[Finding, ...]
+
+    def answer(self, facts: RevocationFacts) -> SignerAnswer:
+        listed = self.list if self.state in (Signer.RECOGNISED, Signer.REVOKED) else None
+        findings = (*self.findings, _revocation_finding(facts))
+        return SignerAnswer(self.state, listed, facts, findings, self.path if listed else ())
+
+
+def _revocation_finding(facts: RevocationFacts) -> Finding:
+    fine = facts.state in (Revocation.GOOD, Revocation.SIGNED_BEFORE)
+    return Finding(Code.REVOCATION_CHECKED, fine, facts.explanation)
+
+
+def _under(chain: tuple[x509.Certificate, ...], listed: TrustList, moment: datetime, when: str) -> _Judgment:
+    """Judge by one list, along the path that was found, so that nothing a stranger adds to the chain matters."""
+    leaf = chain[0]
+    path = build_chain(leaf, chain[1:], listed.anchors, moment)
+    # Out of date, perhaps, but issued by somebody we believe?
+    issued = path.path or build_chain(leaf, chain[1:], listed.anchors, leaf.not_valid_before_utc).path
+    if issued is None:
+        missing = Finding.fails(
+            Code.SIGNER_CHAIN,
+            f"the certificate's chain does not end in the list {listed.name}: {path.reason}",
+        )
+        return _Judgment(Signer.NOT_RECOGNISED, listed.name, (), (missing,))
+    dated, kind = _split(check_profile(issued, listed.profile, moment))
+    findings = (
         Finding(
             Code.SIGNER_CHAIN,
             path.path is not None,
-            f"the certificate's chain ends in the list {signers.name}"
+            f"the certificate's chain ends in the list {listed.name}"
             if path.path is not None
-            else f"the certificate's chain does not end in the list {signers.name}: {path.reason}",
+            else f"the certificate's chain does not end in the list {listed.name}: {path.reason}",
         ),
+        *_profile_findings(kind, dated, when),
+    )
+    if kind:
+        state = Signer.WRONG_KIND
+    elif path.path is not None and not dated:
+        state = Signer.RECOGNISED
+    elif dated:
+        state = Signer.EXPIRED_TIME_UNPROVEN
+    else:
+        state = Signer.NOT_RECOGNISED
+    return _Judgment(state, listed.name, issued, findings)
+
+
+def _under_none(
+    chain: tuple[x509.Certificate, ...], judged: list[_Judgment], moment: datetime, when: str
+) -> _Judgment:
+    """Under no list: of the wrong kind by the specification's own rules, or unknown."""
+    dated, kind = _split(check_profile(chain[:1], Profile.SPECIFICATION, moment))
+    match judged:
+        case []:
+            unlisted = Finding.fails(Code.SIGNER_CHAIN, "no signer is listed, so none can be recognised")
+        case [only]:
+            unlisted = only.findings[0]
+        case _:
+            names = ", ".join(answer.list for answer in judged)
+            unlisted = Finding.fails(
+                Code.SIGNER_CHAIN, f"the certificate's chain does not end in any of the lists {names}"
+            )
+    state = Signer.WRONG_KIND if kind else Signer.NOT_RECOGNISED
+    return _Judgment(state, "", (), (unlisted, *_profile_findings(kind, dated, when)))
+
+
+def _split(violations: tuple[Violation, ...]) -> tuple[list[Violation], list[Violation]]:
+    """Those about dates, and those about what kind of certificate it is."""
+    dated = [violation for violation in violations if violation.rule in ("expired", "not-yet-valid")]
+    return dated, [violation for violation in violations if violation not in dated]
+
+
+def _profile_findings(kind: list[Violation], dated: list[Violation], when: str) -> tuple[Finding, Finding]:
+    return (
         Finding(
             Code.SIGNER_PROFILE,
             not kind,
@@ -115,14 +298,7 @@ def check_signer(
             if not dated
             else f"the certificate is not valid {when}: {dated[0].explanation}",
         ),
-    ]
-    if kind:
-        return Signer.WRONG_KIND, findings
-    if path.path is not None and not dated:
-        return Signer.RECOGNISED, findings
-    if dated and issued is not None:
-        return Signer.EXPIRED_TIME_UNPROVEN, findings
-    return Signer.NOT_RECOGNISED, findings
+    )
 
 
 def _name(name: x509.Name, kind: x509.ObjectIdentifier) -> str:

@@ -6,12 +6,12 @@ The plan, in the order of the code; every check that can run does run.
  2. The claim is well formed and its assertions are the ones it names (C2PA 2.2, 15.10).
  3. The media matches the hard binding, and the binding leaves nothing out (15.12).
  4. The claim's signature verifies: our own check and the SDK's must agree (15.7).
- 5. A time-stamp token dates the signature, under the time-stampers' list alone (15.8).
- 6. The signer's chain ends in the signers' list, at that time (14.4).
+ 5. Time-stamp tokens date the signature, under the time-stampers' lists alone (15.8).
+ 6. The signer's chain ends in a signers' list, at that time (14.4).
  7. The certificate is of the kind that may sign claims (14.5, or the certificate policy).
- 8. Revocation: nobody was asked, and the answer says so.
+ 8. Nobody whose word counts withdrew it: stapled answers and what the examiner gave (15.9).
  9. Every ingredient: what was recorded, and what is recomputed now (15.11).
-10. What the signer says is copied into its own panel, never promoted.
+10. What the signer says, and who else signed for it, goes into its own panel, never promoted.
 
 Does not read the clock, open a socket, decode a pixel or look at a ledger.
 """
@@ -19,11 +19,15 @@ Does not read the clock, open a socket, decode a pixel or look at a ledger.
 import hashlib
 from datetime import datetime
 
+from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from authn import cose, jumbf
+from authn.attached import later_tokens, stapled_answers
 from authn.binding import binding_hash, bound_manifest, check_binding, unjudged
-from authn.claim import mismatches, redactions
+from authn.cawg import check_identities
+from authn.claim import mismatches, redactions, taken_out
+from authn.claims import read_claims
 from authn.errors import MediaError
 from authn.evidence import (
     AssetId,
@@ -33,26 +37,35 @@ from authn.evidence import (
     Finding,
     History,
     Provenance,
-    Revocation,
+    RevocationFacts,
     Signature,
-    Signer,
     Window,
 )
 from authn.history import check_history, is_fault
+from authn.locate import locate
 from authn.manifest import Reading, Sdk
 from authn.media import Media
 from authn.plain import plain
 from authn.signer import Lists, certificate_facts, check_signer, check_time
 
+MAX_ASSERTIONS = 1000
+
 
 def verify_media(media: Media, sdk: Sdk, lists: Lists, at: datetime) -> Provenance:
     """Run every check on `media` as of `at`; the states follow from the findings."""
-    # 1. Read the manifest store.
+    # 1. Read the manifest store. The SDK's work grows with the square of the assertions, so they are counted first.
+    store, located = _located(media)
+    most = max((len(manifest.assertions) for manifest in located), default=0)
+    if most > MAX_ASSERTIONS:
+        return _nothing_to_check(
+            Credentials.UNREADABLE,
+            f"the signed record has {most} assertions in one manifest; more than {MAX_ASSERTIONS} are not checked",
+        )
     reading = sdk.read(media)
     if reading.credentials is not Credentials.PRESENT:
         return _nothing_to_check(reading.credentials, reading.reason)
     try:
-        manifests = jumbf.parse(reading.store)
+        manifests = located if reading.store == store else jumbf.parse(reading.store)
         active = manifests[-1]
         signed = cose.parse(active.signature, active.claim)
     except MediaError as error:
@@ -99,45 +112,61 @@ def verify_media(media: Media, sdk: Sdk, lists: Lists, at: datetime) -> Provenan
     )
 
     # 5. Time.
-    window, token, time_finding = check_time(signed, lists.time_stampers, at)
-    findings.append(time_finding)
-    proven = window.not_after if signature is Signature.VALID else None
+    lists = lists.with_answers((*signed.answers, *stapled_answers(manifests)))
+    time = check_time(signed, later_tokens(manifests, active.label), lists, at)
+    findings.append(time.finding)
+    sound = signature is Signature.VALID
+    proven = time.signature.not_after if sound else None
 
-    # 6 and 7. Signer.
-    signer, signer_findings = check_signer(signed.chain, lists.signers, proven, at)
-    findings += signer_findings
-
-    # 8. Revocation.
-    findings.append(
-        Finding.fails(Code.REVOCATION_CHECKED, "nobody was asked whether the certificate was withdrawn")
-    )
+    # 6, 7 and 8. Signer, kind of certificate, withdrawal.
+    signer = check_signer(signed.chain, lists, proven, at)
+    findings += signer.findings
 
     # 9. History.
-    history, steps, history_finding = check_history(reading, manifests, lists, at)
+    history, steps, history_finding = check_history(reading, manifests, lists, at, signer.state)
     findings += [history_finding, _connected_finding(unjudged(media, reading, bound))]
 
     # 10. Claims.
+    identities, identity_findings = check_identities(active, lists.identities, proven or at)
+    findings += identity_findings
     return Provenance(
         Credentials.PRESENT,
         content,
         signature,
-        signer,
-        window if signature is Signature.VALID else Window(),
-        Revocation.NOT_CHECKED,
+        signer.state,
+        time.signature if sound else Window(),
+        signer.revocation,
         history,
         certificate_facts(leaf),
-        lists.signers.name if signer is Signer.RECOGNISED else None,
+        signer.list,
         AssetId(
             hashlib.sha256(active.claim).digest(),
             binding_hash(bound),
             hashlib.sha256(signed.signature).digest(),
         ),
-        _claims(reading),
+        read_claims(active),
         steps,
         tuple(findings),
-        tuple(certificate.public_bytes(Encoding.DER) for certificate in signed.chain),
-        token,
+        time.claim if sound else Window(),
+        identities,
+        taken_out(manifests, active.label),
+        tuple(_der(path) for path in (signer.path, time.path) if sound and path),
+        _der(signed.chain),
+        time.token,
     )
+
+
+def _der(path: tuple[x509.Certificate, ...]) -> tuple[bytes, ...]:
+    return tuple(certificate.public_bytes(Encoding.DER) for certificate in path)
+
+
+def _located(media: Media) -> tuple[bytes | None, tuple[jumbf.ManifestBoxes, ...]]:
+    """The store as we find it ourselves, taken apart; nothing where that fails, which is the SDK's to refuse."""
+    try:
+        store = locate(media)
+        return store, () if store is None else jumbf.parse(store)
+    except MediaError:
+        return None, ()
 
 
 def _nothing_to_check(credentials: Credentials, reason: str) -> Provenance:
@@ -148,7 +177,7 @@ def _nothing_to_check(credentials: Credentials, reason: str) -> Provenance:
         None,
         None,
         Window(),
-        Revocation.NOT_CHECKED,
+        RevocationFacts(explanation="there is no signer whose certificate could have been withdrawn"),
         History.NONE,
         None,
         None,
@@ -180,12 +209,3 @@ def _connected_finding(strays: int) -> Finding:
 def _signature(signed: cose.ClaimSignature, active: jumbf.ManifestBoxes, reading: Reading) -> Signature:
     refused = any(status.code.startswith("claimSignature.") for status in reading.failures)
     return Signature.VALID if signed.verifies(active.claim) and not refused else Signature.BROKEN
-
-
-def _claims(reading: Reading) -> Claims:
-    manifest = next((item for item in reading.manifests if item.label == reading.active), None)
-    if manifest is None:
-        return Claims()
-    return Claims(
-        manifest.title, manifest.generator, manifest.actions, manifest.source_types, manifest.claimed_at
-    )

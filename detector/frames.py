@@ -61,7 +61,16 @@ class Dimensions:
     frames: int
 
 
+@dataclass(frozen=True, slots=True)
+class MetadataBlocks:
+    """What stands beside the pixels, unread: a TIFF structure and an XMP packet, each empty if there is none."""
+
+    exif: bytes
+    xmp: bytes
+
+
 LIMITS: Final = Limits()
+_HEADERS: Final = Limits(pixels=1 << 40)
 
 _DNG: Final = "image/x-adobe-dng"
 _HEIC: Final = "image/heic"
@@ -218,3 +227,13 @@ def _in_srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
         if converted is not None:
             return converted
     return image.convert("RGB")
+
+
+def metadata_blocks(content: bytes | BinaryIO, mime: str) -> MetadataBlocks:
+    """The EXIF and XMP of a picture's header, unparsed and of any length; no pixel is decoded."""
+    with _opened(content, mime, _HEADERS) as image:
+        exif, xmp = image.info.get("exif"), image.info.get("xmp")
+        return MetadataBlocks(
+            exif.removeprefix(b"Exif\0\0") if isinstance(exif, bytes) else b"",
+            xmp if isinstance(xmp, bytes) else b"",
+        )

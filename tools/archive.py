@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TextIO
 
 from tools.batch import Progress, Summary, Watch, progress_line, run_batch
-from tools.check import LIMITS, Beliefs, reported, task
+from tools.check import LIMITS, Beliefs, Entry, reported, task
 from tools.examine import Examined
 from tools.report import as_json
 from tools.results import Row, Run
@@ -90,7 +90,7 @@ def check_archive(
         report = reported(Examined(path, None, None, None, None, obstacle), held, None)
         return Row(report.verdict.headline.value, as_json(report))
 
-    with Supervisor(task("start", held), workers, LIMITS) as supervisor:
+    with Supervisor(task(Entry.PLAIN, held.policy), workers, LIMITS) as supervisor:
         try:
             summary = run_batch(roots, run, supervisor, finish, failed, watch)
         finally:
@@ -110,6 +110,8 @@ def _fingerprint(name: str, held: Beliefs) -> dict[str, str]:
             for number, (list_, purpose, digest) in enumerate(engine.lists)
         },
         "ledger": str(held.key) if held.key else "none",
+        "policy": held.acceptance.sha256.hex() if held.acceptance else "none",
+        "statuses": held.policy.statuses.digest.hex(),
         "judged as of": "each check"
         if engine.judged_at == engine.checked_at
         else engine.judged_at.isoformat(),

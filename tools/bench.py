@@ -35,7 +35,6 @@ from authn.device import Device
 from authn.evidence import Content
 from authn.keys import generate_p256, verify_ed25519
 from authn.media import Media
-from authn.profile import Profile
 from authn.timestamp.request import TimeStampRequest
 from storage.checkpoint import open_checkpoint
 from storage.entry import Kind
@@ -44,7 +43,7 @@ from storage.merkle import verify_inclusion
 from storage.payload import canonical
 from tools.archive import check_archive, silent
 from tools.capture import Desk, captured, sign_file
-from tools.check import beliefs
+from tools.check import Chosen, beliefs
 from tools.errors import Error
 from tools.examine import MAX_BYTES, Examined, Policy, Prepared, Tail, start, start_preparing
 from tools.figures import Budget, Machine, Report, Row, Side
@@ -93,7 +92,7 @@ def measure(plan: Plan) -> Report:
         device, _ = home.enrol("camera", "Bench Camera", _now())
         ledger = stack.enter_context(home.ledger())
         sdk = stack.enter_context(manifest.Sdk())
-        policy = Policy(home.signers(), home.time_stampers(), _now())
+        policy = Policy(home.lists(), _now())
         desk = Desk(home, ledger, policy.lists(), sdk, home.authority(_now()))
         rng = np.random.default_rng(20260101)
         rows = [
@@ -176,7 +175,7 @@ def _intact(found: Examined) -> Examined:
 
 
 def _verify_rows(desk: Desk, what: str, signed: Path, at_most: float, rounds: int) -> Iterator[Row]:
-    examine = start(Policy(desk.home.signers(), desk.home.time_stampers(), _now()))
+    examine = start(Policy(desk.home.lists(), _now()))
     path = str(signed)
 
     def digest() -> None:
@@ -343,7 +342,7 @@ def _archive(desk: Desk, device: Device, folder: Path, plan: Plan) -> Iterator[R
     for path in paths:
         path.write_bytes(signed)
     numbers = itertools.count()
-    with beliefs(home, None, None, Profile.SPECIFICATION, None, _now(), _now()) as held:
+    with beliefs(home, Chosen(), _now()) as held:
         examine = start(held.policy)
 
         def alone() -> None:

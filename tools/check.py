@@ -3,26 +3,37 @@
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from datetime import datetime
+from enum import StrEnum
 from importlib import metadata
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from authn.evidence import Code, Credentials, Finding, Panel
+from authn.jumbf import MAX_STORE
 from authn.profile import Profile
+from authn.revocation import NO_STATUSES, Statuses
+from authn.signer import Lists
+from authn.trust import Purpose
 from storage.note import VerifierKey
 from storage.receipt import Receipt
+from tools.acceptance import MAX_POLICY_BYTES, AcceptancePolicy, unmet
 from tools.confine import Limits
+from tools.contradictions import Contradiction, contradictions
 from tools.errors import Error, UnreadableError, UsageError, WorkerDiedError, WorkerTimeoutError
-from tools.examine import Examined, ListFile, Policy, obstacle
+from tools.examine import Examined, Policy, obstacle
 from tools.home import Home
+from tools.online import Asked, Cache, Inquiry, Outcome, ask, fetch
 from tools.recorded import Book, weigh
-from tools.report import Engine, Report
+from tools.report import Acceptance, Engine, Report
 from tools.supervisor import Supervisor, Task
-from tools.verdict import decide
+from tools.trust import ListFile
+from tools.verdict import Headline, Ledger, Verdict, decide, exit_status
 from tools.version import VERSION
 
 MAX_LIST_BYTES = 1 << 20
 MAX_RECEIPT_BYTES = 256 << 10
+MAX_STATUS_BYTES = 32 << 20
 LIMITS = Limits(seconds=60.0, memory=4 << 30)
 
 
@@ -34,6 +45,9 @@ class Beliefs:
     book: Book | None
     key: VerifierKey | None
     engine: Engine
+    acceptance: AcceptancePolicy | None
+    online: "Asking | None"
+    notes: tuple[Finding, ...]
 
     def __enter__(self) -> Self:
         return self
@@ -45,37 +59,111 @@ class Beliefs:
             self.book.ledger.close()
 
 
-def beliefs(
-    home: Home | None,
-    signers: Path | None,
-    time_stampers: Path | None,
-    profile: Profile,
-    log_key: str | None,
-    at: datetime,
-    now: datetime,
-) -> Beliefs:
-    """Lists named on the command line, else the home's; the ledger is always the home's."""
-    policy = Policy(
-        _read_list(signers, profile) if signers else home.signers() if home else None,
-        _read_list(time_stampers, Profile.TIME_STAMPING)
-        if time_stampers
-        else home.time_stampers()
-        if home
-        else None,
-        at,
-    )
+@dataclass(frozen=True, slots=True)
+class Chosen:
+    """What somebody asked for on a command line; what is missing comes from the home."""
+
+    signers: Path | None = None
+    time_stampers: Path | None = None
+    identities: Path | None = None
+    profile: Profile = Profile.SPECIFICATION
+    revocations: tuple[Path, ...] = ()
+    log_key: str | None = None
+    at: datetime | None = None
+    policy: Path | None = None
+    sidecar: Path | None = None
+    online: bool = False
+
+
+def beliefs(home: Home | None, chosen: Chosen, now: datetime) -> Beliefs:
+    """Lists that were chosen, else the home's, purpose by purpose; the ledger is always the home's."""
+    at = chosen.at or now
+    files = [
+        *_chosen(home, chosen.signers, Purpose.SIGNING, chosen.profile),
+        *_chosen(home, chosen.time_stampers, Purpose.TIME_STAMPING, Profile.TIME_STAMPING),
+        *_chosen(home, chosen.identities, Purpose.IDENTITY, Profile.SPECIFICATION),
+    ]
+    sidecar = _bounded(chosen.sidecar, MAX_STORE, "sidecar") if chosen.sidecar else None
+    cache = Cache(home.path / "status") if home else None
+    policy = Policy(tuple(files), at, _statuses(chosen.revocations, cache), sidecar)
     lists = policy.lists()  # a list that does not parse is an error now, not once per file
-    key = VerifierKey.parse(log_key) if log_key else home.log if home else None
-    described = (
-        (lists.signers.name, f"signing, {lists.signers.profile.value}", lists.signers.sha256.hex()),
-        (lists.time_stampers.name, "time-stamping", lists.time_stampers.sha256.hex()),
+    key = VerifierKey.parse(chosen.log_key) if chosen.log_key else home.log if home else None
+    described = tuple(
+        (trusted.name, f"{trusted.purpose}, {trusted.profile.value}", trusted.sha256.hex())
+        for trusted in (*lists.signers, *lists.time_stampers, *lists.identities)
     )
     engine = Engine(VERSION, metadata.version("c2pa-python"), described, now, at)
-    return Beliefs(policy, Book(home.ledger_to_read(), home.log) if home else None, key, engine)
+    return Beliefs(
+        policy,
+        Book(home.ledger_to_read(), home.log) if home else None,
+        key,
+        engine,
+        _acceptance(chosen.policy),
+        Asking(_hosts(lists), cache) if chosen.online else None,
+        tuple(_staleness(lists, at)),
+    )
 
 
-def _read_list(path: Path, profile: Profile) -> ListFile:
-    return ListFile(path.stem, _bounded(path, MAX_LIST_BYTES, "trust list"), profile)
+def _acceptance(path: Path | None) -> AcceptancePolicy | None:
+    if path is None:
+        return None
+    return AcceptancePolicy.parse(_bounded(path, MAX_POLICY_BYTES, "policy"), path.stem)
+
+
+def _staleness(lists: Lists, at: datetime) -> Iterator[Finding]:
+    """A list that nobody refreshed may miss who joined it, and still hold who left."""
+    for trusted in (*lists.signers, *lists.time_stampers, *lists.identities):
+        if trusted.stale(at):
+            yield Finding.fails(
+                Code.LISTS_CURRENT,
+                f"the list {trusted.name} is of {trusted.dated} and was due to be refreshed",
+            )
+
+
+def _chosen(home: Home | None, path: Path | None, purpose: Purpose, profile: Profile) -> Iterator[ListFile]:
+    """The list at `path`, else those of the home for the same purpose."""
+    if path is not None:
+        yield ListFile(path.stem, _bounded(path, MAX_LIST_BYTES, "trust list"), purpose, profile)
+    elif home is not None:
+        yield from (file for file in home.lists() if file.purpose is purpose)
+
+
+def _statuses(paths: tuple[Path, ...], cache: Cache | None) -> Statuses:
+    """What the files say of withdrawals, and what earlier questions left: CRLs and OCSP answers."""
+    found = NO_STATUSES
+    for path in paths:
+        found = found.merged(Statuses.parse_file(_bounded(path, MAX_STATUS_BYTES, "CRL or OCSP answer")))
+    return found if cache is None else found.merged(cache.read().statuses)
+
+
+def _hosts(lists: Lists) -> frozenset[str]:
+    return frozenset(
+        host
+        for trusted in (*lists.signers, *lists.time_stampers, *lists.identities)
+        for host in trusted.hosts
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Asking:
+    """Who may be asked about withdrawals, and where answers are kept for later."""
+
+    hosts: frozenset[str]
+    cache: Cache | None
+
+    def ask(self, found: Examined, now: datetime) -> Inquiry:
+        """Ask about every certificate that the verdict on `found` rests on."""
+        inquiry = Inquiry()
+        for path in found.provenance.paths if found.provenance else ():
+            more = ask(path, self.hosts, fetch, now)
+            inquiry = Inquiry(
+                inquiry.statuses.merged(more.statuses),
+                (*inquiry.outcomes, *more.outcomes),
+                (*inquiry.answers, *more.answers),
+            )
+        if self.cache is not None:
+            self.cache.keep(inquiry)
+        return inquiry
 
 
 def read_receipt(path: Path) -> Receipt:
@@ -100,22 +188,40 @@ def _bounded(path: Path, limit: int, what: str) -> bytes:
     return data
 
 
-def task(entry: str, held: Beliefs) -> Task[str, Examined]:
+class Entry(StrEnum):
+    """What a worker hands back besides what it found: the function of `tools.examine` that it runs."""
+
+    PLAIN = "start"
+    ILLUSTRATED = "start_illustrated"
+    BUNDLED = "start_bundled"
+
+
+def task(entry: Entry, policy: Policy) -> Task[str, Examined]:
     """The worker's part of a check."""
-    return Task(f"tools.examine:{entry}", held.policy)
+    return Task(f"tools.examine:{entry}", policy)
 
 
 def check_files(
-    paths: Iterable[str], held: Beliefs, receipt: Receipt | None, entry: str
-) -> Iterator[tuple[Report, bytes | None]]:
-    """Report on each path, in order, with our own thumbnail where the worker made one."""
-    with Supervisor(task(entry, held), 1, LIMITS) as supervisor:
+    paths: Iterable[str], held: Beliefs, receipt: Receipt | None, entry: Entry = Entry.PLAIN
+) -> Iterator[tuple[Report, Examined]]:
+    """Report on each path, in order, beside what the worker found."""
+    with Supervisor(task(entry, held.policy), 1, LIMITS) as supervisor:
         for path in paths:
-            try:
-                found = supervisor.ask(path)
-            except (WorkerDiedError, WorkerTimeoutError) as error:
-                found = died(path, error)
-            yield reported(found, held, receipt), found.thumbnail
+            found = _asked(supervisor, path)
+            inquiry = Inquiry() if held.online is None else held.online.ask(found, held.engine.checked_at)
+            if inquiry.statuses != NO_STATUSES:
+                # What was learnt is judged where everything is judged: in a worker, which asks nobody.
+                policy = replace(held.policy, statuses=inquiry.statuses.merged(held.policy.statuses))
+                with Supervisor(task(entry, policy), 1, LIMITS) as again:
+                    found = _asked(again, path)
+            yield reported(found, held, receipt, inquiry), found
+
+
+def _asked(supervisor: Supervisor[str, Examined], path: str) -> Examined:
+    try:
+        return supervisor.ask(path)
+    except (WorkerDiedError, WorkerTimeoutError) as error:
+        return died(path, error)
 
 
 def died(path: str, error: Error) -> Examined:
@@ -123,11 +229,55 @@ def died(path: str, error: Error) -> Examined:
     return Examined(path, None, None, None, None, obstacle(error))
 
 
-def reported(found: Examined, held: Beliefs, receipt: Receipt | None) -> Report:
-    """Add what the ledger knows, and decide."""
+def reported(
+    found: Examined, held: Beliefs, receipt: Receipt | None, inquiry: Inquiry | None = None
+) -> Report:
+    """Add what the ledger knows, and what came of asking, and decide."""
     recorded = weigh(found, held.book, receipt, held.key)
     verdict = decide(found.provenance, recorded, found.obstacle)
-    return Report(found.path, found.sha256, found.size, found.kind, verdict, held.engine)
+    provenance = verdict.provenance
+    notes = (*held.notes, *(map(_asked_finding, inquiry.outcomes) if inquiry else ()))
+    said: tuple[Contradiction, ...] = ()
+    if provenance is not None and provenance.credentials is Credentials.PRESENT:
+        said = contradictions(provenance.claims, found.metadata, provenance.time, provenance.certificate)
+        notes = (*notes, _consistency(said))
+    return Report(
+        found.path,
+        found.sha256,
+        found.size,
+        found.kind,
+        verdict,
+        held.engine,
+        said,
+        None if held.acceptance is None else accepted(held.acceptance, verdict),
+        notes,
+    )
+
+
+def _asked_finding(came: Outcome) -> Finding:
+    return Finding(Code.REVOCATION_CHECKED, came.asked is Asked.ANSWERED, came.explanation)
+
+
+def _consistency(said: tuple[Contradiction, ...]) -> Finding:
+    if said:
+        text = "; ".join(contradiction.sentence for contradiction in said)
+        return Finding(Code.CLAIMS_CONSISTENT, passed=False, explanation=text, panel=Panel.CLAIMED)
+    text = "nothing that was compared contradicts what the signer says"
+    return Finding(Code.CLAIMS_CONSISTENT, passed=True, explanation=text, panel=Panel.CLAIMED)
+
+
+def accepted(policy: AcceptancePolicy, verdict: Verdict) -> Acceptance:
+    """Hold a verdict against what somebody requires."""
+    return Acceptance(policy.name, policy.sha256, unmet(policy, verdict.provenance, verdict.recorded))
+
+
+def outcome(report: Report, receipt: Receipt | None) -> int:
+    """The exit status: the headline's, or that of a file nobody checked where more was required than is there."""
+    status = exit_status(report.verdict.headline)
+    kept = receipt is None or report.verdict.recorded.state in (Ledger.INCLUDED, Ledger.SIMILAR)
+    if kept and (report.acceptance is None or report.acceptance.met):
+        return status
+    return max(status, exit_status(Headline.NOT_CHECKED))
 
 
 def renamed(report: Report, name: str) -> Report:

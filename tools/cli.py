@@ -4,11 +4,13 @@ Nothing heavy is imported before a command needs it, so that `--help` answers at
 """
 
 import contextlib
+import dataclasses
 import errno
+import functools
 import os
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,6 +25,7 @@ from tools.version import VERSION
 
 if TYPE_CHECKING:
     from tools.archive import Telling
+    from tools.check import Chosen
     from tools.home import Home
 
 _OURS = (authn.errors.Error, detector.errors.Error, storage.errors.Error, tools.errors.Error)
@@ -256,78 +259,131 @@ _LISTS = [
     ),
     click.option(
         "--profile",
-        type=click.Choice(["specification", "policy"]),
+        type=click.Choice(["specification", "strict"]),
         default="specification",
         show_default=True,
-        help="What --signers asks of a certificate: the C2PA specification, or the stricter certificate policy.",
+        help="What --signers asks of a certificate: the C2PA specification, or the strict certificate policy.",
+    ),
+    click.option(
+        "--identities", type=_FILE, help="PEM file of anchors for CAWG identities, instead of the home's."
+    ),
+    click.option(
+        "--revocations",
+        type=_FILE,
+        multiple=True,
+        help="A CRL or an OCSP answer (DER, or PEM for a CRL); may be given several times.",
     ),
     click.option("--at", type=_Moment(), help="Judge as of this time (default: now)."),
+    click.option(
+        "--policy",
+        type=_FILE,
+        help="TOML file that says what you require: a proven time, the ledger, revocation, custody.",
+    ),
 ]
 
 
-def _with_lists(command: Any) -> Any:
+def _with_lists(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command the options that say whom to believe, and hand them to it as one `chosen`."""
+
+    @functools.wraps(command)
+    def gathered(*arguments: Any, **options: Any) -> None:
+        from authn.profile import Profile
+        from tools.check import Chosen
+
+        profile = Profile.POLICY if options.pop("profile") == "strict" else Profile.SPECIFICATION
+        names = ("signers", "time_stampers", "identities", "revocations", "at", "policy")
+        chosen = Chosen(profile=profile, **{name: options.pop(name) for name in names})
+        command(*arguments, chosen=chosen, **options)
+
     for option in reversed(_LISTS):
-        command = option(command)
-    return command
+        gathered = option(gathered)
+    return gathered
+
+
+def _explain(_context: click.Context, _parameter: click.Parameter, code: str | None) -> None:
+    if code is not None:
+        from tools.explain import explain
+
+        click.echo(explain(code))
+        sys.exit(0)
 
 
 @lightseal.command()
 @click.argument("files", nargs=-1, required=True, type=click.Path(readable=False))
 @_with_lists
+@click.option(
+    "--sidecar", type=_FILE, help="Read the signed record from this file (.c2pa) instead of from the media."
+)
 @click.option("--receipt", type=_FILE, help="Check this receipt instead of asking the home's ledger.")
 @click.option("--log-key", help="The ledger's verifier key, to check a receipt without a home.")
+@click.option(
+    "--online",
+    is_flag=True,
+    help="Ask the authorities whether certificates were withdrawn, at the hosts that the trust list names.",
+)
 @click.option("--json", "as_lines", is_flag=True, help="One JSON object per line.")
 @click.option("--html", type=_FILE, help="Also write a self-contained page here.")
+@click.option(
+    "--bundle", type=_FILE, help="Also write the evidence on one file here (.zip), for others to check."
+)
+@click.option(
+    "--explain",
+    metavar="CODE",
+    is_eager=True,
+    expose_value=False,
+    callback=_explain,
+    help="Say what a headline, a finding or an error code means and what to do, and check nothing.",
+)
 @click.pass_context
 def verify(
     context: click.Context,
     files: tuple[str, ...],
-    signers: Path | None,
-    time_stampers: Path | None,
-    profile: str,
-    at: datetime | None,
+    chosen: "Chosen",
+    sidecar: Path | None,
     receipt: Path | None,
     log_key: str | None,
     html: Path | None,
+    bundle: Path | None,
     *,
+    online: bool,
     as_lines: bool,
 ) -> None:
     """Say what is proven about FILES, what their signers say, and what nobody knows. '-' reads standard input.
 
-    Offline: no address is contacted, whatever a file names.
+    Offline unless --online is given: no address is contacted, whatever a file names.
     """
-    from authn.profile import Profile
-    from tools.check import beliefs, check_files, read_receipt, renamed
-    from tools.report import as_html, as_json, as_text, write_page
-    from tools.verdict import Headline, Ledger, exit_status
+    from tools.check import Entry, beliefs, check_files, outcome, read_receipt, renamed
+    from tools.report import as_json
+    from tools.report_text import as_text
 
-    if receipt is not None and len(files) > 1:
-        raise tools.errors.UsageError("a receipt is about one file; give one file with it")
+    for option, given in (("receipt", receipt), ("sidecar", sidecar), ("bundle", bundle)):
+        if given is not None and len(files) > 1:
+            raise tools.errors.UsageError(f"--{option} is about one file; give one file with it")
     home = _home_if_any(context)
-    if home is None and signers is None:
+    if home is None and chosen.signers is None:
         click.echo(
-            "note: no home and no --signers, so no signer can be recognised (see 'lightseal init').",
-            err=True,
+            "note: no home and no --signers, so no signer can be recognised (see 'lightseal init').", err=True
         )
     now = _now()
     parsed = read_receipt(receipt) if receipt else None
-    entry = "start_illustrated" if html else "start"
+    entry = Entry.BUNDLED if bundle else Entry.ILLUSTRATED if html else Entry.PLAIN
+    chosen = dataclasses.replace(chosen, sidecar=sidecar, log_key=log_key, online=online)
     worst, shown = 0, []
-    with (
-        _standard_input(files) as paths,
-        beliefs(home, signers, time_stampers, Profile[profile.upper()], log_key, at or now, now) as held,
-    ):
-        for name, (found, thumbnail) in zip(files, check_files(paths, held, parsed, entry), strict=True):
-            report = renamed(found, name)
+    with _standard_input(files) as paths, beliefs(home, chosen, now) as held:
+        for note in held.notes:
+            click.echo(f"note: {note.explanation}", err=True)
+        for name, (nameless, found) in zip(files, check_files(paths, held, parsed, entry), strict=True):
+            report = renamed(nameless, name)
             click.echo(as_json(report) if as_lines else as_text(report))
-            worst = max(worst, exit_status(report.verdict.headline))
-            if parsed is not None and report.verdict.recorded.state not in (Ledger.INCLUDED, Ledger.SIMILAR):
-                worst = max(
-                    worst, exit_status(Headline.NOT_CHECKED)
-                )  # the receipt does not say what it should
-            if html:
-                shown.append((report, thumbnail))
+            worst = max(worst, outcome(report, parsed))
+            shown.append((report, found.thumbnail))
+            if bundle:
+                from tools.bundling import bundle_up
+
+                bundle_up(bundle, report, found, held, parsed, home)
     if html:
+        from tools.report_page import as_html, write_page
+
         write_page(html, as_html(shown))
     sys.exit(worst)
 
@@ -346,6 +402,80 @@ def _standard_input(files: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
         raise tools.errors.UnreadableError("standard input is closed")
     with spooled(sys.stdin.buffer) as path:
         yield tuple(path if name == "-" else name for name in files)
+
+
+@lightseal.group()
+def trust() -> None:
+    """Say whom to believe: lists of signers, of time-stampers and of identities, each apart."""
+
+
+_PURPOSES = click.Choice(["signing", "time-stamping", "identity"])
+
+
+@trust.command("add")
+@click.argument("source")
+@click.option("--name", help="What the list is called here (default: the file's or the shipped list's name).")
+@click.option("--purpose", type=_PURPOSES, help="What its certificates may do, where the file does not say.")
+@click.option(
+    "--profile",
+    type=click.Choice(["specification", "strict"]),
+    help="What it asks of signers, where the file does not say (default: the C2PA specification).",
+)
+@click.pass_context
+def add_list(
+    context: click.Context, source: str, name: str | None, purpose: str | None, profile: str | None
+) -> None:
+    """Believe the list SOURCE: a PEM file, or the name of a list that comes with Lightseal."""
+    from authn.profile import Profile
+    from authn.trust import Purpose
+    from tools.trust import add, shipped
+
+    chosen = {None: None, "specification": Profile.SPECIFICATION, "strict": Profile.POLICY}[profile]
+    added = add(
+        _home(context).path / "trust",
+        source if source in shipped() else Path(source),
+        name or Path(source).stem,
+        None if purpose is None else Purpose(purpose),
+        chosen,
+        _now(),
+    )
+    click.echo(f"Added {added.name}: {len(added.anchors)} anchors for {added.purpose}, {added.profile}.")
+
+
+@trust.command("list")
+@click.pass_context
+def list_lists(context: click.Context) -> None:
+    """List whom this home believes, and the lists that come with Lightseal and may be added."""
+    from tools.trust import installed, shipped
+
+    now = _now()
+    held = installed(_home(context).path / "trust")
+    for name, listed in held:
+        age = "stale" if listed.stale(now) else listed.dated or "not dated"
+        click.echo(f"{name}\t{listed.purpose}\t{len(listed.anchors)} anchors\t{age}\t{listed.sha256.hex()}")
+    for name in sorted(set(shipped()) - {name for name, _ in held}):
+        click.echo(f"({name} comes with Lightseal and is not believed; see 'lightseal trust add')")
+
+
+@trust.command("show")
+@click.argument("name")
+@click.pass_context
+def show_list(context: click.Context, name: str) -> None:
+    """Print what the list NAME says of itself, and every anchor."""
+    from tools.trust import show as shown
+
+    click.echo(shown(_home(context).path / "trust", name, _now()), nl=False)
+
+
+@trust.command("remove")
+@click.argument("name")
+@click.pass_context
+def remove_list(context: click.Context, name: str) -> None:
+    """Believe the list NAME no longer."""
+    from tools.trust import remove
+
+    remove(_home(context).path / "trust", name)
+    click.echo(f"Removed {name}.")
 
 
 @lightseal.group()
@@ -410,19 +540,14 @@ def batch(
     run: str,
     out: Path | None,
     workers: int,
-    signers: Path | None,
-    time_stampers: Path | None,
-    profile: str,
-    at: datetime | None,
+    chosen: "Chosen",
 ) -> None:
     """Check every file under PATHS, one JSON line each; kill it and run it again to go on."""
-    from authn.profile import Profile
     from tools.archive import check_archive
     from tools.check import beliefs
 
     home = _home_if_any(context)
-    now = _now()
-    with beliefs(home, signers, time_stampers, Profile[profile.upper()], None, at or now, now) as held:
+    with beliefs(home, chosen, _now()) as held:
         summary = check_archive(
             paths, run, out or _home(context).run_results(run), held, workers, _progress()
         )

@@ -12,12 +12,12 @@ from datetime import datetime
 from importlib import resources
 from pathlib import Path
 
-from authn.profile import Profile
 from tools.archive import check_archive, silent
-from tools.check import beliefs, check_files, renamed
+from tools.check import Chosen, Entry, beliefs, check_files, renamed
 from tools.errors import OutputExistsError
 from tools.home import Home, create_home
-from tools.report import as_html, as_text, write_page
+from tools.report_page import as_html, write_page
+from tools.report_text import as_text
 from tools.signing import sign_files
 
 _SAMPLES = ("harbour.jpg", "hills.jpg", "street.jpg")
@@ -55,14 +55,12 @@ def run_demo(keep: Path | None, now: Callable[[], datetime]) -> Iterator[str]:
 
         yield "5. What an examiner reads"
         page = folder / "report.html" if keep else Path.cwd() / "report.html"
-        with beliefs(home, None, None, Profile.SPECIFICATION, None, now(), now()) as held:
+        with beliefs(home, Chosen(), now()) as held:
             paths = sorted(suspects.iterdir())
             shown = []
-            for report, thumbnail in check_files(
-                [str(path) for path in paths], held, None, "start_illustrated"
-            ):
+            for report, found in check_files([str(path) for path in paths], held, None, Entry.ILLUSTRATED):
                 named = renamed(report, Path(report.file).name)
-                shown.append((named, thumbnail))
+                shown.append((named, found.thumbnail))
                 yield ""
                 yield as_text(named)
             write_page(page, as_html(shown))

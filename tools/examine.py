@@ -23,16 +23,21 @@ import authn.errors
 import detector.errors
 import storage.errors
 import tools.errors
-from authn import manifest
+from authn import cose, jumbf, manifest
+from authn.attached import later_tokens
 from authn.container import check_whole
-from authn.evidence import Code, Credentials, Finding, Provenance
-from authn.media import Kind, Media
+from authn.cose import Stamp
+from authn.evidence import Code, Credentials, Finding, Provenance, Step
+from authn.media import Kind, Media, sniff
 from authn.plain import plain
-from authn.profile import Profile
+from authn.revocation import NO_STATUSES, Statuses
 from authn.signer import Lists
+from authn.timestamp.token import check_token
 from authn.trust import Purpose, TrustList
 from authn.verify import verify_media
 from detector.frames import LIMITS, decode_fully, thumbnail
+from detector.metadata import Metadata, read_metadata
+from tools.trust import ListFile
 from tools.verdict import Obstacle
 
 MAX_BYTES = 4 << 30
@@ -45,41 +50,54 @@ OURS = (authn.errors.Error, detector.errors.Error, storage.errors.Error, tools.e
 
 
 @dataclass(frozen=True, slots=True)
-class ListFile:
-    """A trust list as it travels to a worker: PEM bytes, a name, and the profile it asks of signers."""
-
-    name: str
-    pem: bytes
-    profile: Profile
-
-
-@dataclass(frozen=True, slots=True)
 class Policy:
-    """What a worker needs to judge files: the lists and the moment."""
+    """What a worker needs to judge files: the lists, what is known of withdrawals, and the moment."""
 
-    signers: ListFile | None
-    time_stampers: ListFile | None
+    files: tuple[ListFile, ...]
     at: datetime
+    statuses: Statuses = NO_STATUSES
+    sidecar: bytes | None = None
 
     def lists(self) -> Lists:
-        """Parse the lists; a missing list recognises nobody."""
+        """Parse the lists; where none is given for a purpose, nobody is recognised for it."""
+        parsed = [file.parse() for file in self.files]
+
+        def listed(purpose: Purpose) -> tuple[TrustList, ...]:
+            return tuple(trusted for trusted in parsed if trusted.purpose is purpose)
+
         return Lists(
-            _parsed(self.signers, Purpose.SIGNING),
-            _parsed(self.time_stampers, Purpose.TIME_STAMPING),
+            listed(Purpose.SIGNING), listed(Purpose.TIME_STAMPING), listed(Purpose.IDENTITY), self.statuses
         )
 
 
-def _parsed(file: ListFile | None, purpose: Purpose) -> TrustList:
-    return (
-        TrustList.empty(purpose)
-        if file is None
-        else TrustList.parse(file.pem, file.name, purpose, file.profile)
-    )
+@dataclass(frozen=True, slots=True)
+class KeptToken:
+    """A time-stamp token and the bytes it is over; `list` and `at` only where it stands."""
+
+    token: bytes
+    message: bytes
+    list: str | None
+    at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """What a stranger needs besides a report to check a signature again, as it stands in the file."""
+
+    store: bytes
+    claim: bytes
+    message: bytes
+    signature: bytes
+    algorithm: int
+    tokens: tuple[KeptToken, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Examined:
-    """What the worker found in one file. `provenance` is missing only where `obstacle` says why."""
+    """What the worker found in one file. `provenance` is missing only where `obstacle` says why.
+
+    `metadata` is what the file says of itself outside any signature; `thumbnail` is ours.
+    """
 
     path: str
     sha256: str | None
@@ -88,6 +106,8 @@ class Examined:
     provenance: Provenance | None
     obstacle: Obstacle | None
     thumbnail: bytes | None = None
+    metadata: Metadata | None = None
+    kept: Kept | None = None
 
 
 class Tail(StrEnum):
@@ -114,29 +134,109 @@ class Prepared:
 
 def start(policy: Policy) -> Callable[[str], Examined]:
     """Make a worker ready; the callable it returns examines one path."""
-    lists, sdk = policy.lists(), manifest.Sdk()
+    lists, sdk, sidecar = policy.lists(), manifest.Sdk(), policy.sidecar
 
     def examine(path: str) -> Examined:
-        return _examined(path, lists, sdk, policy.at)
+        return _examined(path, lists, sdk, policy.at, sidecar)
 
     return examine
 
 
 def start_illustrated(policy: Policy) -> Callable[[str], Examined]:
     """As `start`, with our own small rendering of pictures that decode."""
-    lists, sdk = policy.lists(), manifest.Sdk()
+    lists, sdk, sidecar = policy.lists(), manifest.Sdk(), policy.sidecar
 
     def examine(path: str) -> Examined:
-        return _examined(path, lists, sdk, policy.at, _thumbnail)
+        return _examined(path, lists, sdk, policy.at, sidecar, _illustrated)
 
     return examine
 
 
-def _thumbnail(media: Media) -> bytes | None:
+def start_bundled(policy: Policy) -> Callable[[str], Examined]:
+    """As `start_illustrated`, with what others need to check the signature again."""
+    lists, sdk, sidecar = policy.lists(), manifest.Sdk(), policy.sidecar
+
+    def examine(path: str) -> Examined:
+        return _examined(
+            path,
+            lists,
+            sdk,
+            policy.at,
+            sidecar,
+            lambda *found: _kept(sdk, lists, policy.at, _illustrated(*found), found[1]),
+        )
+
+    return examine
+
+
+def _bare(found: Examined, _: Media) -> Examined:
+    return _with_steps(found, lambda *_: None)
+
+
+def _illustrated(found: Examined, media: Media) -> Examined:
     media.stream.seek(0)
+    picture = _small(media.stream, media.kind.value)
+    return dataclasses.replace(_with_steps(found, _small), thumbnail=picture)
+
+
+def _small(content: bytes | BinaryIO, mime: str) -> bytes | None:
     with contextlib.suppress(detector.errors.Error):
-        return thumbnail(media.stream, media.kind.value)
+        return thumbnail(content, mime)
     return None
+
+
+def _with_steps(found: Examined, render: Callable[[bytes, str], bytes | None]) -> Examined:
+    if found.provenance is None or not found.provenance.steps:
+        return found
+    steps = _rendered(found.provenance.steps, render)
+    return dataclasses.replace(found, provenance=dataclasses.replace(found.provenance, steps=steps))
+
+
+def _rendered(steps: tuple[Step, ...], render: Callable[[bytes, str], bytes | None]) -> tuple[Step, ...]:
+    """The steps with their pictures as `render` makes them anew: nothing a signer drew is handed on."""
+    return tuple(
+        dataclasses.replace(
+            step,
+            thumbnail=None if step.thumbnail is None else _anew(step.thumbnail, render),
+            steps=_rendered(step.steps, render),
+        )
+        for step in steps
+    )
+
+
+def _anew(picture: bytes, render: Callable[[bytes, str], bytes | None]) -> bytes | None:
+    with contextlib.suppress(authn.errors.MediaError):
+        return render(picture, sniff(picture).value)
+    return None
+
+
+def _kept(sdk: manifest.Sdk, lists: Lists, at: datetime, found: Examined, media: Media) -> Examined:
+    """What was read, read again: the store, what was signed, and every token with the bytes it is over."""
+    reading = sdk.read(media)
+    if reading.credentials is not Credentials.PRESENT or found.provenance is None:
+        return found
+    manifests = jumbf.parse(reading.store)
+    active = manifests[-1]
+    signed = cose.parse(active.signature, active.claim)
+    stamps = [signed.stamp] if signed.stamp else []
+    stamps += [
+        Stamp(token, signed.signature, over_signature=True) for token in later_tokens(manifests, active.label)
+    ]
+    tokens: list[KeptToken] = []
+    for stamp in stamps:
+        evidence = check_token(stamp.token, stamp.message, lists.time_stampers, at)
+        stands = evidence.proven
+        tokens.append(
+            KeptToken(
+                stamp.token,
+                stamp.message,
+                evidence.list if stands else None,
+                evidence.gen_time if stands else None,
+            )
+        )
+    message = signed.message(active.claim)
+    kept = Kept(reading.store, active.claim, message, signed.signature, signed.algorithm, tuple(tokens))
+    return dataclasses.replace(found, kept=kept)
 
 
 def start_preparing(tail: Tail) -> Callable[[str], Prepared | Obstacle]:
@@ -196,22 +296,32 @@ def _examined(
     lists: Lists,
     sdk: manifest.Sdk,
     at: datetime,
-    illustrate: Callable[[Media], bytes | None] = lambda _: None,
+    sidecar: bytes | None,
+    more: Callable[[Examined, Media], Examined] = _bare,
 ) -> Examined:
     try:
         with _opened(path) as stream:
             before = file_state(stream)
-            media = Media.of(stream, Path(path).name, MAX_BYTES)
+            media = dataclasses.replace(Media.of(stream, Path(path).name, MAX_BYTES), sidecar=sidecar)
             digest = _Digest(stream)
             provenance = verify_media(media, sdk, lists, at)
             sha256 = digest.hexdigest()
             provenance = _with_wholeness(provenance, media)
-            picture = illustrate(media)
+            found = more(Examined(path, sha256, media.size, media.kind.value, provenance, None), media)
+            found = _with_metadata(found, media)
             if file_state(stream) != before:
                 raise tools.errors.FileChangedError("the file changed while it was being checked")
-            return Examined(path, sha256, media.size, media.kind.value, provenance, None, picture)
+            return found
     except OURS as error:
         return Examined(path, None, None, None, None, obstacle(error))
+
+
+def _with_metadata(found: Examined, media: Media) -> Examined:
+    """What the file says of itself, where there is a signer whose words it could contradict."""
+    if found.provenance is None or found.provenance.credentials is not Credentials.PRESENT:
+        return found
+    media.stream.seek(0)
+    return dataclasses.replace(found, metadata=read_metadata(media.stream, media.kind.value))
 
 
 def file_state(stream: BinaryIO) -> tuple[int, ...]:

@@ -5,6 +5,7 @@ step. Making it twice changes nothing. Keys are files of mode 0600.
 """
 
 import contextlib
+import dataclasses
 import errno
 import hashlib
 import json
@@ -17,6 +18,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from authn.device import Certificate, Device, pseudonym, read_chain
 from authn.identity import (
@@ -41,6 +43,7 @@ from authn.keys import (
 )
 from authn.profile import Profile
 from authn.timestamp.authority import Authority, serials_from
+from authn.trust import Purpose, TrustList
 from storage.audit import AuditReport, audit
 from storage.entry import Kind
 from storage.errors import MalformedKeyError
@@ -58,7 +61,7 @@ from tools.errors import (
     UnwritableError,
     UsageError,
 )
-from tools.examine import ListFile
+from tools.trust import ListFile, list_files
 
 SCHEMA = "lightseal-home/1"
 SERVICE = "service"
@@ -86,13 +89,21 @@ class Home:
         """The ledger, for looking things up."""
         return Ledger.open_read_only(_url(self.path))
 
-    def signers(self) -> ListFile:
-        """Whom this home believes about media: certificates of the strict kind."""
-        return _list_file(self.path / "trust" / "signers.pem", Profile.POLICY)
+    def lists(self) -> tuple[ListFile, ...]:
+        """Whom this home believes, each about one thing only."""
+        return list_files(self.path / "trust")
 
-    def time_stampers(self) -> ListFile:
-        """Whom this home believes about time."""
-        return _list_file(self.path / "trust" / "time-stampers.pem", Profile.TIME_STAMPING)
+    def own_lists(self) -> tuple[ListFile, ListFile]:
+        """The two lists that recognise what this home itself signs and dates, whoever else it believes."""
+        certificates = self.path / "certificates"
+        try:
+            root, time_root = ((certificates / f"{name}.pem").read_bytes() for name in ("root", "time-root"))
+        except OSError as error:
+            raise HomeDamagedError("a root certificate of this home cannot be read") from error
+        return (
+            ListFile("signers", root, Purpose.SIGNING, Profile.POLICY),
+            ListFile("time-stampers", time_root, Purpose.TIME_STAMPING, Profile.TIME_STAMPING),
+        )
 
     def sign_note(self, text: str) -> bytes:
         """Sign a checkpoint with the log's key."""
@@ -269,8 +280,14 @@ def _authorities(home: Home, ledger: Ledger, at: datetime) -> None:
     ):
         store_key(home.path / "keys" / f"{name}.pem", key, None)
         (home.path / "certificates" / f"{name}.pem").write_bytes(pem_chain(certificate))
-    (home.path / "trust" / "signers.pem").write_bytes(pem_chain(root))
-    (home.path / "trust" / "time-stampers.pem").write_bytes(pem_chain(time_root))
+    hosts = (urlsplit(ocsp).netloc,)
+    for stem, anchor, purpose, profile in (
+        ("signers", root, Purpose.SIGNING, Profile.POLICY),
+        ("time-stampers", time_root, Purpose.TIME_STAMPING, Profile.TIME_STAMPING),
+    ):
+        bare = TrustList.parse(pem_chain(anchor), stem, purpose, profile)
+        described = dataclasses.replace(bare, hosts=hosts).described()
+        (home.path / "trust" / f"{stem}.pem").write_bytes(described)
 
 
 def _enrol(home: Home, ledger: Ledger, folder: Path, product: str, at: datetime) -> int:
@@ -323,13 +340,6 @@ def _serial() -> int:
 
 def _url(path: Path) -> str:
     return f"sqlite:///{path / 'ledger.db'}"
-
-
-def _list_file(path: Path, profile: Profile) -> ListFile:
-    try:
-        return ListFile(path.stem, path.read_bytes(), profile)
-    except OSError as error:
-        raise HomeDamagedError(f"the trust list {path.name} cannot be read") from error
 
 
 def _take(building: Path, place: Path) -> None:

@@ -1,25 +1,23 @@
-"""One verdict as text, JSON or HTML.
+"""One verdict as data: a file's report, and its JSON, which `report.schema.json` describes.
 
 Each form says the same in the same order: what is proven, what the signer says,
-what a detector estimates. The JSON is described by `report.schema.json`.
+what a detector estimates. The text is `report_text`, the page is `report_page`.
 """
 
-import errno
 import json
-import os
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from authn.evidence import Credentials, Custody, History, Signature, Signer, Step
+from authn.evidence import Credentials, Finding, Identity, RevocationFacts, Signature, Signer, Step, Window
 from authn.plain import plain
-from tools.errors import DiskFullError, OutputExistsError, UnwritableError
+from tools.contradictions import Contradiction
 from tools.verdict import Headline, Verdict, not_proven, sentence
 
 SCHEMA = "lightseal-report/1"
-_PAGE_MARK = b"Lightseal report"
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +32,41 @@ class Engine:
 
 
 @dataclass(frozen=True, slots=True)
+class Acceptance:
+    """How a file stands against somebody's policy, which the digest names. It changes no headline."""
+
+    name: str
+    sha256: bytes
+    findings: tuple[Finding, ...]
+
+    @property
+    def met(self) -> bool:
+        """Whether nothing that the policy requires is missing."""
+        return all(finding.passed for finding in self.findings)
+
+
+class Signs(StrEnum):
+    """What a detector may say of a picture; it has no word for the absence of doubt."""
+
+    NOT_RUN = "not run"
+    SYNTHESIS = "signs of synthesis"
+    INCONCLUSIVE = "inconclusive"
+    NONE_FOUND = "no signs found"
+    NOT_APPLICABLE = "not applicable"
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """A detector's answer and what it rests on, beside a verdict that was reached without it."""
+
+    state: Signs
+    reason: str
+
+
+NO_ESTIMATE = Estimate(Signs.NOT_RUN, "no model is installed")
+
+
+@dataclass(frozen=True, slots=True)
 class Report:
     """One file's verdict, ready to hand on."""
 
@@ -43,6 +76,11 @@ class Report:
     kind: str | None
     verdict: Verdict
     engine: Engine
+    contradictions: tuple[Contradiction, ...] = ()
+    acceptance: Acceptance | None = None
+    notes: tuple[Finding, ...] = ()
+    """Findings about the examination itself: lists that are out of date, addresses that were asked."""
+    estimate: Estimate = NO_ESTIMATE
 
 
 def iso(moment: datetime | None) -> str | None:
@@ -60,14 +98,27 @@ def shown(name: str | Path) -> str:
     return plain(str(name).encode("utf-8", "backslashreplace").decode(), 1000)
 
 
-# --- JSON
+def speaker(verdict: Verdict) -> str:
+    """In whose name a claim is repeated; a name counts only when a list recognises it."""
+    found = verdict.provenance
+    if found is None or found.certificate is None or found.signature is not Signature.VALID:
+        return "somebody whose signature does not hold"
+    if found.signer is not Signer.RECOGNISED:
+        return "an unrecognised signer"
+    if verdict.headline is Headline.CHANGED_AFTER_SIGNING:
+        return f"{found.certificate.name} (about the file as it was signed)"
+    return found.certificate.name
+
+
+def as_json(report: Report) -> str:
+    """One line of ASCII: any file name survives, even one that is not UTF-8."""
+    return json.dumps(as_dict(report), separators=(",", ":"))
 
 
 def as_dict(report: Report) -> dict[str, Any]:
     """The report in the shape of `report.schema.json`."""
     verdict = report.verdict
     found, recorded = verdict.provenance, verdict.recorded
-    findings = [*(found.findings if found else ()), *recorded.findings]
     return {
         "schema": SCHEMA,
         "file": report.file,
@@ -78,17 +129,10 @@ def as_dict(report: Report) -> dict[str, Any]:
         "says": sentence(verdict.headline),
         "proven": _proven(report),
         "claims": _claims(report),
-        "detector": {"state": "not run", "reason": "no model is installed"},
+        "detector": {"state": report.estimate.state.value, "reason": report.estimate.reason},
         "not_proven": list(not_proven(verdict.headline)),
-        "findings": [
-            {
-                "code": finding.code.value,
-                "passed": finding.passed,
-                "panel": finding.panel.value,
-                "explanation": finding.explanation,
-            }
-            for finding in findings
-        ],
+        "policy": _policy(report.acceptance),
+        "findings": _findings((*(found.findings if found else ()), *recorded.findings, *report.notes)),
         "problem": None
         if verdict.obstacle is None
         else {
@@ -109,9 +153,33 @@ def as_dict(report: Report) -> dict[str, Any]:
     }
 
 
+def _findings(findings: Iterable[Finding]) -> list[dict[str, Any]]:
+    return [
+        {
+            "code": finding.code.value,
+            "passed": finding.passed,
+            "panel": finding.panel.value,
+            "explanation": finding.explanation,
+        }
+        for finding in findings
+    ]
+
+
+def _policy(acceptance: Acceptance | None) -> dict[str, Any] | None:
+    if acceptance is None:
+        return None
+    return {
+        "name": acceptance.name,
+        "sha256": acceptance.sha256.hex(),
+        "met": acceptance.met,
+        "findings": _findings(acceptance.findings),
+    }
+
+
 def _proven(report: Report) -> dict[str, Any]:
     found, recorded = report.verdict.provenance, report.verdict.recorded
     certificate = found.certificate if found else None
+    claimed = found.claim_time if found else Window()
     return {
         "credentials": found.credentials.value if found else None,
         "content": found.content.value if found and found.content else None,
@@ -123,14 +191,12 @@ def _proven(report: Report) -> dict[str, Any]:
             "list": found.signer_list if found else None,
             "certificate_sha256": certificate.sha256 if certificate else None,
         },
-        "time": {
-            "not_before": iso(found.time.not_before) if found else None,
-            "not_after": iso_no_later(found.time.not_after) if found else None,
-            "source": found.time.source if found else None,
-        },
-        "revocation": found.revocation.value if found else "not checked",
+        "time": _window(found.time if found else Window())
+        | {"claim_not_after": iso_no_later(claimed.not_after), "claim_source": claimed.source},
+        "revocation": _revocation(found.revocation if found else RevocationFacts()),
         "history": {
             "state": found.history.value if found else "none",
+            "redacted": list(found.redacted) if found else [],
             "steps": [_step(step) for step in found.steps] if found else [],
         },
         "ledger": {
@@ -150,14 +216,40 @@ def _proven(report: Report) -> dict[str, Any]:
     }
 
 
+def _window(window: Window) -> dict[str, Any]:
+    return {
+        "not_before": iso(window.not_before),
+        "not_after": iso_no_later(window.not_after),
+        "source": window.source,
+    }
+
+
+def _revocation(facts: RevocationFacts) -> dict[str, Any]:
+    return {
+        "state": facts.state.value,
+        "as_of": iso(facts.as_of),
+        "since": iso(facts.since),
+        "reason": facts.reason,
+        "source": facts.source,
+        "explanation": facts.explanation,
+    }
+
+
 def _step(step: Step) -> dict[str, Any]:
+    """Never with its picture, which belongs on a page."""
     return {
         "title": step.title,
         "relationship": step.relationship,
         "credentials": step.credentials.value,
         "signer": step.signer.name if step.signer else None,
         "recognised": step.recognised,
+        "list": step.signer_list,
+        "time": _window(step.time),
+        "revocation": _revocation(step.revocation),
+        "recorded": list(step.recorded),
+        "recomputed": list(step.recomputed),
         "problems": list(step.problems),
+        "redacted": list(step.redacted),
         "steps": [_step(inner) for inner in step.steps],
     }
 
@@ -166,216 +258,35 @@ def _claims(report: Report) -> dict[str, Any] | None:
     found = report.verdict.provenance
     if found is None or found.credentials is not Credentials.PRESENT:
         return None
+    claims = found.claims
     return {
-        "speaker": _speaker(report.verdict),
-        "title": found.claims.title,
-        "generator": found.claims.generator,
-        "actions": list(found.claims.actions),
-        "source_types": list(found.claims.source_types),
-        "when": found.claims.claimed_at,
+        "speaker": speaker(report.verdict),
+        "title": claims.title,
+        "generator": claims.generator,
+        "actions": list(claims.actions),
+        "source_types": list(claims.source_types),
+        "when": claims.claimed_at,
+        "captured": list(claims.capture_times),
+        "device": claims.device,
+        "place": claims.place,
+        "author": claims.author,
+        "training": list(claims.training),
+        "gathered": list(claims.gathered),
+        "left_out": claims.left_out,
+        "contradictions": [
+            {"subject": each.subject, "one": each.one, "other": each.other, "sentence": each.sentence}
+            for each in report.contradictions
+        ],
+        "identities": [_identity(identity) for identity in found.identities],
     }
 
 
-def _speaker(verdict: Verdict) -> str:
-    """In whose name a claim is repeated; a name counts only when a list recognises it."""
-    found = verdict.provenance
-    if found is None or found.certificate is None or found.signature is not Signature.VALID:
-        return "somebody whose signature does not hold"
-    if found.signer is not Signer.RECOGNISED:
-        return "an unrecognised signer"
-    if verdict.headline is Headline.CHANGED_AFTER_SIGNING:
-        return f"{found.certificate.name} (about the file as it was signed)"
-    return found.certificate.name
-
-
-# Plain words for what signers say most (C2PA 2.2, 18.14; IPTC digital source types).
-_WORDS = {
-    "c2pa.created": "created",
-    "c2pa.opened": "opened",
-    "c2pa.placed": "placed into another",
-    "c2pa.edited": "edited",
-    "c2pa.cropped": "cropped",
-    "c2pa.color_adjustments": "colours adjusted",
-    "c2pa.resized": "resized",
-    "c2pa.published": "published",
-    "digitalCapture": "captured with a camera or recorder",
-    "trainedAlgorithmicMedia": "made by generative AI",
-    "compositeWithTrainedAlgorithmicMedia": "partly made by generative AI",
-}
-
-
-def in_words(term: str) -> str:
-    """A term of the standard in plain words, with the term itself."""
-    return f"{_WORDS[term]} ({term})" if term in _WORDS else term
-
-
-def as_json(report: Report) -> str:
-    """One line of ASCII: any file name survives, even one that is not UTF-8."""
-    return json.dumps(as_dict(report), separators=(",", ":"))
-
-
-# --- Text
-
-
-def as_text(report: Report) -> str:
-    """The report as an examiner reads it on a terminal."""
-    verdict = report.verdict
-    lines = [f"{shown(report.file)}: {sentence(verdict.headline)}  [{verdict.headline.value}]"]
-    lines += [f"  {label:<10} {text}" for label, text in (*proven_lines(report), *claimed_lines(report))]
-    lines.append("  estimate   no detector was run; an estimate could not change what is proven")
-    lines.append(f"  not proven: {'; '.join(not_proven(verdict.headline))}")
-    if verdict.obstacle is not None:
-        lines.append(f"  why        {verdict.obstacle.reason}  [{verdict.obstacle.code}]")
-        lines.append(f"  next       {verdict.obstacle.remedy}")
-    return "\n".join(lines)
-
-
-def proven_lines(report: Report) -> tuple[tuple[str, str], ...]:
-    """Label and sentence of each proven fact, best evidence first."""
-    found, recorded = report.verdict.provenance, report.verdict.recorded
-    if found is None:
-        return ()
-    lines: list[tuple[str, str]] = []
-    if found.credentials is Credentials.PRESENT:
-        lines.append(("content", found.content.value if found.content else "not known"))
-        lines.append(("signature", found.signature.value if found.signature else "not known"))
-        lines.append(("signer", _signer_line(report)))
-        lines.append(("time", _time_line(report)))
-        lines.append(("history", _HISTORY[found.history]))
-        lines.append(("revocation", found.revocation.value))
-    lines += [
-        ("", finding.explanation)
-        for finding in found.findings
-        if not finding.passed and _worth_a_line(finding.code)
-    ]
-    if recorded.state.value != "not checked":
-        why = "".join(f": {finding.explanation}" for finding in recorded.findings[:1])
-        logged = f", logged {iso(recorded.logged_at)}" if recorded.logged_at else ""
-        lines.append(("ledger", f"{recorded.state.value}{why}{logged}"))
-    if found.credentials is Credentials.PRESENT:
-        lines.append(("custody", _CUSTODY[recorded.custody]))
-    return tuple(lines)
-
-
-_HISTORY = {
-    History.COMPLETE: "complete: every earlier version checks out",
-    History.STARTS_WITHOUT: "starts with a file without credentials",
-    History.PARTIAL: "some earlier versions carried no credentials",
-    History.PROBLEM: "an earlier version does not check out",
-    History.NONE: "no earlier version is recorded",
-}
-_CUSTODY = {
-    None: "no evidence of where the key is kept",
-    Custody.E0: "E0: a key in software, which can be copied",
-    Custody.E1: "E1: a key in hardware, by the operator's word alone",
-    Custody.E2: "E2: a key proven to be in hardware",
-    Custody.E3: "E3: a key proven to be in hardware, used by a known application on a locked system",
-}
-
-
-def _worth_a_line(code: str) -> bool:
-    """Findings that the lines above, or the headline, already state are not said twice."""
-    return code not in (
-        "credentials.present",
-        "history.intact",
-        "revocation.checked",
-        "signature.valid",
-        "time.proven",
-    )
-
-
-def _signer_line(report: Report) -> str:
-    found = report.verdict.provenance
-    if found is None or found.signer is None or found.certificate is None:
-        return "not known"
-    named = f"{found.certificate.name or 'no name'} of {found.certificate.organisation or 'no organisation'}"
-    if found.signer is Signer.RECOGNISED:
-        return f"{named}, on the list {found.signer_list}"
-    return f"{found.signer.value} (calls itself {named})"
-
-
-def _time_line(report: Report) -> str:
-    found = report.verdict.provenance
-    if found is None or found.time.not_after is None:
-        return "no proven time"
-    return f"signed no later than {iso_no_later(found.time.not_after)} ({found.time.source})"
-
-
-def claimed_lines(report: Report) -> tuple[tuple[str, str], ...]:
-    """What the signer says, in the signer's name."""
-    claims = _claims(report)
-    if claims is None:
-        return ()
-    parts = [in_words(term) for term in (*claims["actions"], *claims["source_types"])]
-    said = ", ".join(parts) if parts else "nothing about how it was made"
-    return (("claimed", f"{claims['speaker']} says: {said}"),)
-
-
-# --- HTML
-
-
-def as_html(reports: Sequence[tuple[Report, bytes | None]]) -> str:
-    """A self-contained page: one section per report, each with our own thumbnail (JPEG) or none."""
-    from base64 import b64encode  # noqa: PLC0415 (commands that print text start without a template engine)
-
-    from jinja2 import Environment, PackageLoader, StrictUndefined  # noqa: PLC0415
-
-    environment = Environment(
-        loader=PackageLoader("tools", "pages"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
-    )
-    sections = [
-        {
-            "report": as_dict(report),
-            "name": shown(report.file),
-            "proven": proven_lines(report),
-            "claimed": claimed_lines(report),
-            "speaker": _speaker(report.verdict),
-            "thumbnail": b64encode(thumbnail).decode() if thumbnail else None,
-            "tone": _tone(report.verdict.headline),
-        }
-        for report, thumbnail in reports
-    ]
-    environment.filters["in_words"] = in_words
-    return environment.get_template("report.html").render(sections=sections)
-
-
-def write_page(path: Path, page: str) -> None:
-    """Write the page whole or not at all; only an earlier page of ours is replaced."""
-    _require_ours(path)
-    partial = path.with_name(f".{path.name[:100]}.{os.getpid()}.partial")
-    try:
-        partial.write_text(page, encoding="utf-8", errors="backslashreplace")
-        partial.replace(path)
-    except OSError as error:
-        partial.unlink(missing_ok=True)
-        if error.errno == errno.ENOSPC:
-            raise DiskFullError(f"no space is left for {path}") from error
-        raise UnwritableError(f"{path} cannot be written ({error.strerror})") from error
-
-
-def _require_ours(path: Path) -> None:
-    try:
-        with path.open("rb") as stream:
-            if _PAGE_MARK not in stream.read(4096):
-                raise OutputExistsError(f"{path} is already there, and is no report of ours")
-    except FileNotFoundError:
-        return
-    except OSError as error:
-        raise UnwritableError(f"{path} cannot be written ({error.strerror})") from error
-
-
-def _tone(head: Headline) -> str:
-    """Alarm colour only where something was changed or withdrawn; the rest is calm or neutral."""
-    match head:
-        case Headline.CHANGED_AFTER_SIGNING | Headline.SIGNER_REVOKED | Headline.SIGNER_REJECTED:
-            return "alarm"
-        case Headline.INTACT_SIGNER_RECOGNISED:
-            return "proven"
-        case (
-            Headline.SIGNED_PARTLY_COVERED
-            | Headline.SIGNED_HISTORY_PROBLEM
-            | Headline.SIGNER_EXPIRED_TIME_UNPROVEN
-        ):
-            return "care"
-        case _:
-            return "neutral"
+def _identity(identity: Identity) -> dict[str, Any]:
+    return {
+        "kind": identity.kind,
+        "name": identity.name,
+        "organisation": identity.organisation,
+        "issuer": identity.issuer,
+        "list": identity.list,
+        "problem": identity.problem,
+    }

@@ -48,7 +48,7 @@ def signed_files(
     device = home.device(device_name or SERVICE)
     require_valid(device.chain, now())
     statement = captured if device_name else received
-    policy = Policy(home.signers(), home.time_stampers(), now())
+    policy = Policy(home.own_lists(), now())
     if out is not None:
         _make_folder(out)
     with ExitStack() as stack:

@@ -4,12 +4,22 @@ The worst proven fact decides. A detector's score is no argument of anything
 here: it cannot raise or lower what is proven, because it is not in the room.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from enum import StrEnum
 from typing import NoReturn
 
-from authn.evidence import Content, Credentials, Custody, Finding, History, Provenance, Signature, Signer
+from authn.evidence import (
+    Content,
+    Credentials,
+    Custody,
+    Finding,
+    History,
+    Provenance,
+    Revocation,
+    Signature,
+    Signer,
+)
 
 
 class Headline(StrEnum):
@@ -80,7 +90,30 @@ def decide(provenance: Provenance | None, recorded: Recorded, obstacle: Obstacle
     """Put the headline beside the evidence it follows from."""
     if provenance is None:
         return Verdict(Headline.NOT_CHECKED, None, recorded, obstacle)
+    provenance = _by_ledger(provenance, recorded)
     return Verdict(headline(provenance, recorded.state), provenance, recorded, obstacle)
+
+
+def _by_ledger(found: Provenance, recorded: Recorded) -> Provenance:
+    """A withdrawn certificate's signature that the ledger recorded before, where no token says when it was made.
+
+    Our own rule, and shown as such: the ledger's clock is its operator's word, and other verifiers,
+    which do not know the ledger, will say that the signer was withdrawn.
+    """
+    facts, since, logged_at = found.revocation, found.revocation.since, recorded.logged_at
+    if facts.state is not Revocation.REVOKED_TIME_UNKNOWN or recorded.state is not Ledger.INCLUDED:
+        return found
+    if since is None or logged_at is None or logged_at >= since:
+        return found
+    said = (
+        f"the certificate was withdrawn and is not to be believed since {since:%Y-%m-%d %H:%M:%S} UTC; the ledger"
+        f" recorded this signature before, on {logged_at:%Y-%m-%d %H:%M:%S} UTC by its own clock"
+    )
+    return replace(
+        found,
+        signer=Signer.RECOGNISED,
+        revocation=replace(facts, state=Revocation.SIGNED_BEFORE_BY_LEDGER, explanation=said),
+    )
 
 
 def headline(found: Provenance, ledger: Ledger) -> Headline:

@@ -11,8 +11,8 @@ does not look at the nonce, which only whoever asked can know.
 """
 
 import hashlib
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 import rfc3161_client
@@ -27,7 +27,7 @@ from authn import der
 from authn.chain import build_chain, unreadable
 from authn.errors import CertificateError, MalformedDerError
 from authn.plain import plain
-from authn.profile import check_profile
+from authn.profile import Profile, check_profile
 from authn.timestamp import unverified
 from authn.timestamp.request import HASHES, read_algorithm
 from authn.timestamp.unverified import (
@@ -77,6 +77,8 @@ class TimeEvidence:
     serial: int | None
     policy: str | None
     findings: tuple[TimeFinding, ...]
+    path: tuple[x509.Certificate, ...] = ()
+    list: str | None = None
 
     @property
     def proven(self) -> bool:
@@ -89,10 +91,13 @@ class TimeEvidence:
         return next((finding.explanation for finding in self.findings if not finding.passed), "")
 
 
-def check_token(token: bytes, message: bytes, time_stampers: TrustList, now: datetime) -> TimeEvidence:
-    """Judge `token` over `message` under the time-stampers' list; hostile bytes are a finding."""
-    if time_stampers.purpose is not Purpose.TIME_STAMPING:
-        raise CertificateError(f"the trust list {time_stampers.name} is not for time-stamping")
+def check_token(
+    token: bytes, message: bytes, time_stampers: Sequence[TrustList], now: datetime
+) -> TimeEvidence:
+    """Judge `token` over `message` under the first time-stampers' list that knows it; hostile bytes are a finding."""
+    for trusted in time_stampers:
+        if trusted.purpose is not Purpose.TIME_STAMPING:
+            raise CertificateError(f"the trust list {trusted.name} is not for time-stamping")
 
     # 1. Take it apart (RFC 5652, 5.1; RFC 3161, 2.4.2).
     try:
@@ -136,7 +141,7 @@ def check_token(token: bytes, message: bytes, time_stampers: TrustList, now: dat
     findings.append(_certificate_named(leaf, parsed))
 
     # 6. The certificate is for time-stamping alone, and leads to the time-stampers' list, at that time.
-    broken = check_profile((leaf,), time_stampers.profile, statement.gen_time)
+    broken = check_profile((leaf,), Profile.TIME_STAMPING, statement.gen_time)
     findings.append(
         TimeFinding(
             "authority-profile",
@@ -146,11 +151,13 @@ def check_token(token: bytes, message: bytes, time_stampers: TrustList, now: dat
             else "the time-stamp authority's certificate is for time-stamping alone",
         )
     )
-    findings.append(_chain(leaf, parsed, time_stampers))
+    path, listed, chain_finding = _chain(leaf, parsed, time_stampers)
+    findings.append(chain_finding)
 
     # 7. Another implementation agrees.
-    findings.append(_second_opinion(token, message, time_stampers))
-    return _evidence(statement, _name(leaf), findings)
+    findings.append(_second_opinion(token, message, listed))
+    evidence = _evidence(statement, _name(leaf), findings)
+    return replace(evidence, path=path, list=None if listed is None else listed.name)
 
 
 def _evidence(statement: UnverifiedStatement, authority: str, findings: list[TimeFinding]) -> TimeEvidence:
@@ -280,19 +287,26 @@ def _names(leaf: x509.Certificate, attribute: der.Element, parsed: UnverifiedTok
     return serial == leaf.serial_number and any(item.encoded == directory_name for item in names)
 
 
-def _chain(leaf: x509.Certificate, parsed: UnverifiedToken, time_stampers: TrustList) -> TimeFinding:
-    found = build_chain(leaf, parsed.certificates, time_stampers.anchors, parsed.statement.gen_time)
-    if found.path is None:
-        text = f"the time-stamp authority is not in the list {time_stampers.name}: {found.reason}"
-        return _failed("authority-chain", text)
-    broken = check_profile(found.path, time_stampers.profile, parsed.statement.gen_time)
-    upper = [violation for violation in broken if violation.subject != "signer"]
-    return _found(
-        "authority-chain",
-        passed=not upper,
-        good=f"the time-stamp authority's chain ends in the list {time_stampers.name}",
-        bad=f"an authority above the time-stamper does not fit: {upper[0].explanation}" if upper else "",
-    )
+def _chain(
+    leaf: x509.Certificate, parsed: UnverifiedToken, time_stampers: Sequence[TrustList]
+) -> tuple[tuple[x509.Certificate, ...], TrustList | None, TimeFinding]:
+    """The path to the first list that has an end for it, and that list."""
+    reasons: list[str] = []
+    for listed in time_stampers:
+        found = build_chain(leaf, parsed.certificates, listed.anchors, parsed.statement.gen_time)
+        if found.path is None:
+            reasons.append(f"the time-stamp authority is not in the list {listed.name}: {found.reason}")
+            continue
+        broken = check_profile(found.path, listed.profile, parsed.statement.gen_time)
+        upper = [violation for violation in broken if violation.subject != "signer"]
+        finding = _found(
+            "authority-chain",
+            passed=not upper,
+            good=f"the time-stamp authority's chain ends in the list {listed.name}",
+            bad=f"an authority above the time-stamper does not fit: {upper[0].explanation}" if upper else "",
+        )
+        return found.path, listed, finding
+    return (), None, _failed("authority-chain", "; ".join(reasons) or "no time-stamp authority is listed")
 
 
 def _name(leaf: x509.Certificate) -> str:
@@ -305,12 +319,12 @@ def _name(leaf: x509.Certificate) -> str:
 # --- 7. The other implementation
 
 
-def _second_opinion(token: bytes, message: bytes, time_stampers: TrustList) -> TimeFinding:
+def _second_opinion(token: bytes, message: bytes, listed: TrustList | None) -> TimeFinding:
     rule = "second-implementation-agrees"
-    if not time_stampers.anchors:
-        return _failed(rule, "no time-stamp authority is listed, so there is nothing to agree on")
+    if listed is None:
+        return _failed(rule, "no list knows the time-stamp authority, so there is nothing to agree on")
     granted = der.sequence(der.sequence(der.integer(0)), token)
-    verifier = rfc3161_client.VerifierBuilder(roots=list(time_stampers.anchors)).build()
+    verifier = rfc3161_client.VerifierBuilder(roots=list(listed.anchors)).build()
     try:
         verifier.verify_message(rfc3161_client.decode_timestamp_response(granted), message)
     except (rfc3161_client.VerificationError, ValueError, UnsupportedAlgorithm) as error:

@@ -59,7 +59,7 @@ def test_the_stored_files_are_judged_as_their_names_say(
     )
     at = datetime.fromisoformat((VECTORS / "signed_at.txt").read_text().strip()) + timedelta(days=1)
     media = Media.of(io.BytesIO((VECTORS / name).read_bytes()), name, 1 << 20)
-    found = verify_media(media, sdk, Lists(signers, clocks), at)
+    found = verify_media(media, sdk, Lists((signers,), (clocks,)), at)
     assert (headline(found, Ledger.NOT_CHECKED), found.content, found.history) == (
         expected,
         content,

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from authn import jumbf
-from authn.evidence import Code, Credentials, Finding, History, Step
+from authn.evidence import Code, Credentials, Finding, History, Signer, Step
 from authn.history import MAX_GENERATIONS, MAX_STEPS, check_history, is_fault
 from authn.jumbf import ManifestBoxes
 from authn.manifest import Reading, Status, UnverifiedIngredient, UnverifiedManifest
@@ -33,12 +33,11 @@ SOUND = sound_boxes()
 
 @pytest.fixture(scope="module")
 def lists() -> Lists:
-    return Lists(
-        TrustList.parse((VECTORS / "signers.pem").read_bytes(), "lab", Purpose.SIGNING, Profile.POLICY),
-        TrustList.parse(
-            (VECTORS / "clocks.pem").read_bytes(), "clocks", Purpose.TIME_STAMPING, Profile.TIME_STAMPING
-        ),
+    signers = TrustList.parse((VECTORS / "signers.pem").read_bytes(), "lab", Purpose.SIGNING, Profile.POLICY)
+    clocks = TrustList.parse(
+        (VECTORS / "clocks.pem").read_bytes(), "clocks", Purpose.TIME_STAMPING, Profile.TIME_STAMPING
     )
+    return Lists((signers,), (clocks,))
 
 
 def ingredient(
@@ -62,7 +61,7 @@ def judged(
         history_failures=tuple(Status(code, "") for code in failures),
         manifests=manifests,
     )
-    return check_history(reading, boxes, lists, AT)
+    return check_history(reading, boxes, lists, AT, Signer.RECOGNISED)
 
 
 def test_the_five_states_follow_from_the_tree(lists: Lists) -> None:
@@ -115,7 +114,7 @@ def test_what_the_sdk_finds_anew_counts(lists: Lists, code: str) -> None:
 
 
 def test_a_stranger_s_parent_is_a_problem(lists: Lists) -> None:
-    nobody = Lists(TrustList.empty(Purpose.SIGNING), lists.time_stampers)
+    nobody = Lists((), lists.time_stampers)
     state, (step,), _ = judged(nobody, {"active": [ingredient("p")], "p": []})
     assert (state, step.problems, step.recognised) == (
         History.PROBLEM,
@@ -143,9 +142,8 @@ def test_a_parent_s_own_record_is_checked_anew(lists: Lists, changes: dict[str, 
         UnverifiedManifest(parent.label, None, None, (), (), None, ()),
     )
     reading = Reading(Credentials.PRESENT, "", "active", manifests=manifests)
-    state, (step,), _ = check_history(
-        reading, (parent, dataclasses.replace(SOUND, label="active")), lists, AT
-    )
+    boxes = (parent, dataclasses.replace(SOUND, label="active"))
+    state, (step,), _ = check_history(reading, boxes, lists, AT, Signer.RECOGNISED)
     assert state is History.PROBLEM
     assert problem in step.problems
 

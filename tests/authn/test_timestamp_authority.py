@@ -45,7 +45,7 @@ def failure_of(reply: bytes) -> tuple[int, str]:
 def test_a_token_is_proven_by_our_own_check(stamp_kit, name: str) -> None:
     request = TimeStampRequest(hashlib.new(name, b"claim").digest(), name, nonce=7)
     token = token_of(stamp_kit.authority().respond(request.encode()))
-    evidence = check_token(token, b"claim", stamp_kit.time_stampers, datetime.now(UTC))
+    evidence = check_token(token, b"claim", (stamp_kit.time_stampers,), datetime.now(UTC))
     assert evidence.proven, evidence.reason
     assert evidence.authority == "Lab Clock 1"
     assert evidence.accuracy == timedelta(seconds=1)
@@ -61,13 +61,13 @@ def test_a_p384_unit_works_too(stamp_kit, remake) -> None:
     )
     authority = Authority(key, (leaf, stamp_kit.root), "1.2.3", lambda: datetime.now(UTC), serials_from(1))
     token = token_of(authority.respond(TimeStampRequest(DIGEST).encode()))
-    assert check_token(token, b"claim", stamp_kit.time_stampers, datetime.now(UTC)).proven
+    assert check_token(token, b"claim", (stamp_kit.time_stampers,), datetime.now(UTC)).proven
 
 
 def test_the_token_gives_the_time_of_the_clock_in_whole_seconds(stamp_kit) -> None:
     moment = stamp_kit.at + timedelta(days=3, microseconds=999_999)
     token = token_of(stamp_kit.authority(lambda: moment).respond(TimeStampRequest(DIGEST).encode()))
-    evidence = check_token(token, b"claim", stamp_kit.time_stampers, moment)
+    evidence = check_token(token, b"claim", (stamp_kit.time_stampers,), moment)
     assert evidence.gen_time == moment.replace(microsecond=0)
 
 
@@ -118,7 +118,7 @@ def test_many_callers_get_different_serial_numbers_in_the_order_of_time(stamp_ki
     with ThreadPoolExecutor(4) as pool:
         replies = list(pool.map(authority.respond, [TimeStampRequest(DIGEST).encode()] * 40))
     found = [
-        check_token(token_of(reply), b"claim", stamp_kit.time_stampers, datetime.now(UTC))
+        check_token(token_of(reply), b"claim", (stamp_kit.time_stampers,), datetime.now(UTC))
         for reply in replies
     ]
     assert all(evidence.proven for evidence in found)

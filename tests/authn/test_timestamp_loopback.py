@@ -35,7 +35,7 @@ def test_a_query_gets_a_token_under_the_exact_type(stamp_kit) -> None:
         status, kind, body = ask(url, "POST", QUERY, KIND)
     assert (status, kind) == (200, "application/timestamp-reply")
     token = der.parse(body).children()[1].encoded
-    assert check_token(token, b"claim", stamp_kit.time_stampers, stamp_kit.at).proven
+    assert check_token(token, b"claim", (stamp_kit.time_stampers,), stamp_kit.at).proven
 
 
 def test_only_this_machine_can_ask(stamp_kit) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from authn.profile import Profile
 from tools.archive import check_archive, on_terminal, piped, silent
-from tools.check import Beliefs, beliefs
+from tools.check import Beliefs, Chosen, beliefs
 from tools.errors import RunForeignError
 from tools.home import Home
 
@@ -21,7 +21,7 @@ def now() -> datetime:
 
 @pytest.fixture
 def held(home: Home) -> Iterator[Beliefs]:
-    with beliefs(home, None, None, Profile.POLICY, None, now(), now()) as opened:
+    with beliefs(home, Chosen(), now()) as opened:
         yield opened
 
 
@@ -67,9 +67,10 @@ def test_rows_made_under_other_lists_are_never_mixed(
 ) -> None:
     out = tmp_path / "rows.jsonl"
     check_archive((tree,), "one", out, held, 1, silent())
-    stampers = home.path / "trust" / "time-stampers.pem"
+    stampers = tmp_path / "stampers.pem"
+    stampers.write_bytes(home.own_lists()[1].pem)
     with (
-        beliefs(home, stampers, None, Profile.POLICY, None, now(), now()) as others,
+        beliefs(home, Chosen(signers=stampers, profile=Profile.POLICY), now()) as others,
         pytest.raises(RunForeignError),
     ):
         check_archive((tree,), "one", out, others, 1, silent())

@@ -31,7 +31,7 @@ def ledger(fresh_home: Home) -> Iterator[Ledger]:
 
 @pytest.fixture
 def desk(fresh_home: Home, ledger: Ledger) -> Iterator[Desk]:
-    policy = Policy(fresh_home.signers(), fresh_home.time_stampers(), now())
+    policy = Policy(fresh_home.lists(), now())
     with Sdk() as sdk:
         yield Desk(fresh_home, ledger, policy.lists(), sdk, fresh_home.authority(now()))
 

@@ -6,9 +6,8 @@ from pathlib import Path
 import pytest
 
 from authn.errors import CertificateError
-from authn.profile import Profile
 from storage.errors import MalformedKeyError, MalformedReceiptError
-from tools.check import beliefs, check_files, died, read_receipt, renamed, reported
+from tools.check import Chosen, Entry, beliefs, check_files, died, read_receipt, renamed, reported
 from tools.errors import UnreadableError, UsageError, WorkerDiedError
 from tools.home import Home
 from tools.verdict import Headline, Ledger
@@ -19,45 +18,49 @@ def now() -> datetime:
 
 
 def test_a_report_names_what_it_rests_on(home: Home, signed: Path) -> None:
-    with beliefs(home, None, None, Profile.POLICY, None, now(), now()) as held:
-        ((report, thumbnail),) = check_files([str(signed)], held, None, "start")
+    with beliefs(home, Chosen(), now()) as held:
+        ((report, found),) = check_files([str(signed)], held, None)
     assert report.verdict.headline is Headline.INTACT_SIGNER_RECOGNISED
     assert [name for name, _, _ in report.engine.lists] == ["signers", "time-stampers"]
     assert all(len(digest) == 64 for _, _, digest in report.engine.lists)
-    assert thumbnail is None
+    assert found.thumbnail is None
     assert renamed(report, "other.jpg").verdict == report.verdict
 
 
 def test_a_thumbnail_is_our_own_rendering(home: Home, signed: Path, tmp_path: Path) -> None:
     (tmp_path / "text.jpg").write_text("no picture")
-    with beliefs(home, None, None, Profile.POLICY, None, now(), now()) as held:
+    with beliefs(home, Chosen(), now()) as held:
         paths = [str(signed), str(tmp_path / "text.jpg")]
-        (_, picture), (_, nothing) = check_files(paths, held, None, "start_illustrated")
-    assert picture is not None
-    assert picture.startswith(b"\xff\xd8")
-    assert b"c2pa" not in picture
-    assert nothing is None
+        (_, found), (_, text) = check_files(paths, held, None, Entry.ILLUSTRATED)
+    assert found.thumbnail is not None
+    assert found.thumbnail.startswith(b"\xff\xd8")
+    assert b"c2pa" not in found.thumbnail
+    assert text.thumbnail is None
 
 
 def test_without_a_home_or_lists_nobody_is_recognised(signed: Path) -> None:
-    with beliefs(None, None, None, Profile.SPECIFICATION, None, now(), now()) as held:
-        ((report, _),) = check_files([str(signed)], held, None, "start")
+    with beliefs(None, Chosen(), now()) as held:
+        ((report, _),) = check_files([str(signed)], held, None)
     assert report.verdict.headline is Headline.INTACT_SIGNER_UNKNOWN
     assert report.verdict.recorded.state is Ledger.NOT_CHECKED
     assert report.verdict.provenance is not None
     assert report.verdict.provenance.time.not_after is None
 
 
-def test_an_anchor_for_time_recognises_no_signer(home: Home, signed: Path) -> None:
+def test_an_anchor_for_time_recognises_no_signer(home: Home, signed: Path, tmp_path: Path) -> None:
     stampers = home.path / "trust" / "time-stampers.pem"
-    with beliefs(home, stampers, None, Profile.SPECIFICATION, None, now(), now()) as held:
-        ((report, _),) = check_files([str(signed)], held, None, "start")
-    assert report.verdict.headline is not Headline.INTACT_SIGNER_RECOGNISED
+    with pytest.raises(CertificateError, match="time-stamping"):
+        beliefs(home, Chosen(signers=stampers), now())
+    bare = tmp_path / "bare.pem"
+    bare.write_bytes(home.own_lists()[1].pem)
+    with beliefs(home, Chosen(signers=bare), now()) as held:
+        ((report, _),) = check_files([str(signed)], held, None)
+    assert report.verdict.headline is Headline.INTACT_SIGNER_UNKNOWN
 
 
 def test_a_worker_that_died_is_an_answer_about_the_file(home: Home) -> None:
     found = died("bomb.jpg", WorkerDiedError("it ended badly"))
-    with beliefs(home, None, None, Profile.POLICY, None, now(), now()) as held:
+    with beliefs(home, Chosen(), now()) as held:
         report = reported(found, held, None)
     assert report.verdict.headline is Headline.NOT_CHECKED
     assert report.verdict.obstacle is not None
@@ -68,11 +71,11 @@ def test_bad_lists_keys_and_receipts_are_errors_before_any_file_is_read(home: Ho
     bad = tmp_path / "bad"
     bad.write_text("nothing of the kind")
     with pytest.raises(CertificateError):
-        beliefs(home, bad, None, Profile.POLICY, None, now(), now())
+        beliefs(home, Chosen(signers=bad), now())
     with pytest.raises(UnreadableError):
-        beliefs(home, None, tmp_path / "gone", Profile.POLICY, None, now(), now())
+        beliefs(home, Chosen(time_stampers=tmp_path / "gone"), now())
     with pytest.raises(MalformedKeyError):
-        beliefs(home, None, None, Profile.POLICY, "no key", now(), now())
+        beliefs(home, Chosen(log_key="no key"), now())
     with pytest.raises(MalformedReceiptError):
         read_receipt(bad)
     with pytest.raises(UnreadableError):

@@ -579,7 +579,7 @@ def test_the_home_s_own_list_recognises_under_either_profile(
     lightseal: Command, home: Home, signed: Path
 ) -> None:
     lists = ["--signers", home.path / "trust" / "signers.pem"]
-    for profile in ([], ["--profile", "policy"]):
+    for profile in ([], ["--profile", "strict"]):
         done = lightseal("verify", *lists, *profile, signed, home=home)
         assert (done.returncode, "RECOGNISED" in done.stdout) == (0, True), done.stdout
 

@@ -11,7 +11,7 @@ from authn.device import read_chain
 from authn.errors import Error as AuthnError
 from authn.errors import IssuanceError, KeyExposedError
 from authn.identity import plan_digest
-from authn.trust import Purpose, TrustList
+from authn.trust import Purpose
 from storage.errors import ClockError
 from tools.errors import (
     CertificateOverError,
@@ -24,6 +24,7 @@ from tools.errors import (
     UsageError,
 )
 from tools.home import Home, create_home, default_path, open_home, require_valid
+from tools.trust import ListDamagedError
 
 URL = "http://localhost:8461/ocsp/"
 
@@ -67,10 +68,8 @@ def test_the_ledger_is_sound_after_every_step(fresh_home: Home) -> None:
 
 
 def test_an_anchor_for_signers_vouches_for_no_time(fresh_home: Home) -> None:
-    signers = TrustList.parse(fresh_home.signers().pem, "s", Purpose.SIGNING, fresh_home.signers().profile)
-    stampers = TrustList.parse(
-        fresh_home.time_stampers().pem, "t", Purpose.TIME_STAMPING, fresh_home.time_stampers().profile
-    )
+    signers, stampers = (file.parse() for file in fresh_home.lists())
+    assert (signers.purpose, stampers.purpose) == (Purpose.SIGNING, Purpose.TIME_STAMPING)
     keys = [
         {anchor.public_key().public_numbers() for anchor in each.anchors}  # type: ignore[union-attr]
         for each in (signers, stampers)
@@ -117,9 +116,9 @@ def test_a_damaged_home_says_so(fresh_home: Home, text: str) -> None:
 def test_a_missing_part_says_so(fresh_home: Home, tmp_path: Path) -> None:
     with pytest.raises(HomeMissingError):
         open_home(tmp_path / "gone")
-    (fresh_home.path / "trust" / "signers.pem").unlink()
-    with pytest.raises(HomeDamagedError):
-        fresh_home.signers()
+    (fresh_home.path / "trust" / "signers.pem").write_bytes(b"garbage")
+    with pytest.raises(ListDamagedError):
+        fresh_home.lists()
     (fresh_home.path / "certificates" / "time-stamping.pem").unlink()
     with pytest.raises(HomeDamagedError):
         fresh_home.authority(now())

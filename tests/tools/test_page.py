@@ -21,8 +21,10 @@ from authn.evidence import (
     Credentials,
     Finding,
     History,
+    Identity,
     Provenance,
     Revocation,
+    RevocationFacts,
     Signature,
     Signer,
     Step,
@@ -30,7 +32,9 @@ from authn.evidence import (
 )
 from detector.frames import thumbnail
 from tools import programs
-from tools.report import Engine, Report, as_html
+from tools.contradictions import Contradiction
+from tools.report import Acceptance, Engine, Estimate, Report, Signs
+from tools.report_page import as_html
 from tools.verdict import Ledger, Obstacle, Recorded, decide
 
 NOW = datetime(2026, 11, 20, 8, 14, 9, tzinfo=UTC)
@@ -38,29 +42,89 @@ ENGINE = Engine("0.1.0", "0.38.1", (("signers", "signing", "0" * 64),), NOW, NOW
 HOSTILE = "<script>alert(1)</script>\"'><img src=x onerror=alert(2)>\u202egpj.exe"
 LONG = "an-unbroken-name-" + "x" * 300 + ".jpg"
 CERTIFICATE = CertificateFacts(HOSTILE, HOSTILE, HOSTILE, "01", "a" * 64, "b" * 64, NOW, NOW)
-STEP = Step(HOSTILE, HOSTILE, Credentials.PRESENT, (HOSTILE,), CERTIFICATE)
+WITHDRAWN = RevocationFacts(Revocation.REVOKED, HOSTILE, NOW, NOW, HOSTILE, HOSTILE)
+STEP = Step(
+    HOSTILE,
+    HOSTILE,
+    Credentials.PRESENT,
+    (HOSTILE, "signature-broken"),
+    ("signature-broken", "record-missing"),
+    CERTIFICATE,
+    recognised=True,
+    signer_list=HOSTILE,
+    time=Window(None, NOW, HOSTILE),
+    revocation=WITHDRAWN,
+    redacted=(HOSTILE,),
+)
 
 
-def hostile_report(name: str) -> Report:
+def generations(depth: int) -> Step:
+    """A chain of earlier versions, the oldest without credentials."""
+    step = replace(
+        STEP, title="oldest.jpg", credentials=Credentials.NONE, recorded=(), recomputed=(), signer=None
+    )
+    for number in range(depth):
+        step = replace(STEP, title=f"version {number} {LONG}", recorded=(), recomputed=(), steps=(step,))
+    return step
+
+
+def hostile_report(name: str, picture: bytes | None) -> Report:
+    """A stranger's words in every field that takes text."""
     found = Provenance(
         Credentials.PRESENT,
         Content.INTACT,
         Signature.VALID,
         Signer.RECOGNISED,
         Window(None, NOW, HOSTILE),
-        Revocation.NOT_CHECKED,
+        WITHDRAWN,
         History.COMPLETE,
         CERTIFICATE,
         HOSTILE,
         None,
-        Claims(HOSTILE, HOSTILE, (HOSTILE,), (HOSTILE,), HOSTILE),
-        (STEP, replace(STEP, problems=(), steps=(STEP,))),
+        Claims(
+            HOSTILE,
+            HOSTILE,
+            (HOSTILE,),
+            (HOSTILE,),
+            HOSTILE,
+            HOSTILE,
+            HOSTILE,
+            HOSTILE,
+            (HOSTILE,),
+            (HOSTILE,),
+            4,
+            (HOSTILE,),
+            (HOSTILE,),
+            (HOSTILE,),
+        ),
+        (
+            replace(STEP, thumbnail=picture),
+            replace(STEP, recorded=(), recomputed=(), steps=(STEP,)),
+            generations(12),
+        ),
         (Finding.fails(Code.SIGNER_CHAIN, HOSTILE),),
+        Window(None, NOW, HOSTILE),
+        (
+            Identity(HOSTILE, HOSTILE, HOSTILE, HOSTILE, HOSTILE, None),
+            Identity(HOSTILE, HOSTILE, HOSTILE, HOSTILE, None, HOSTILE),
+        ),
+        (HOSTILE,),
     )
     recorded = Recorded(
         Ledger.UNKNOWN, origin=HOSTILE, findings=(Finding.fails(Code.LEDGER_INCLUDED, HOSTILE),)
     )
-    return Report(name, "c" * 64, 10, "image/jpeg", decide(found, recorded, None), ENGINE)
+    return Report(
+        name,
+        "c" * 64,
+        10,
+        "image/jpeg",
+        decide(found, recorded, None),
+        replace(ENGINE, lists=((HOSTILE, "signing", "0" * 64),)),
+        (Contradiction(HOSTILE, HOSTILE, HOSTILE),),
+        Acceptance(HOSTILE, b"\5" * 32, (Finding.fails(Code.POLICY_MET, HOSTILE),)),
+        (Finding.fails(Code.LISTS_CURRENT, HOSTILE),),
+        Estimate(Signs.INCONCLUSIVE, HOSTILE),
+    )
 
 
 def unread_report() -> Report:
@@ -72,7 +136,11 @@ def unread_report() -> Report:
 def page(own_samples: Path) -> str:
     picture = thumbnail((own_samples / "hills.jpg").read_bytes(), "image/jpeg")
     return as_html(
-        [(hostile_report(HOSTILE), picture), (hostile_report(LONG), None), (unread_report(), None)]
+        [
+            (hostile_report(HOSTILE, picture), picture),
+            (hostile_report(LONG, None), None),
+            (unread_report(), None),
+        ]
     )
 
 
@@ -90,8 +158,20 @@ def test_nothing_is_fetched_and_nothing_can_run(page: str) -> None:
 def test_what_strangers_wrote_stays_text(page: str) -> None:
     tags = set(re.findall(r"<\s*([a-zA-Z][a-zA-Z0-9]*)", page))
     assert not tags & {"script", "iframe", "object", "embed", "form", "link", "base", "svg"}
-    assert page.count("<img") == 1
-    assert "&lt;script&gt;" in page
+    assert page.count("<img") == 2
+    assert page.count("<script") == 0
+    assert page.count("&lt;script&gt;") > 60
+
+
+def test_no_character_that_reorders_text_is_left(page: str) -> None:
+    """Isolation is by elements, so that no isolate of a stranger can end one of ours."""
+    assert not set(page) & set("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069\u200e\u200f")
+
+
+def test_every_word_of_a_stranger_is_set_apart(page: str) -> None:
+    body = page[page.index("<body>") :]
+    outside = re.sub(r"<bdi>(?:[^<]|</?time>)*</bdi>", "", body)
+    assert "alert(" not in outside
 
 
 def test_a_file_s_name_loses_what_would_reorder_it(page: str) -> None:
@@ -105,6 +185,17 @@ def test_the_page_names_each_panel_in_its_own_words(page: str) -> None:
     assert text.index("Proven") < text.index("Claimed") < text.index("Estimated")
     assert text.count("This does not say") == 3
     assert not re.search(r"\b(authentic|real|fake|verified|trusted)\b", text, re.IGNORECASE)
+
+
+def test_a_page_says_that_nothing_was_sent_only_where_that_is_so() -> None:
+    silent = unread_report()
+    note = Finding.holds(Code.REVOCATION_CHECKED, "http://localhost:8461/ocsp/ answered")
+    asking = replace(silent, notes=(note,))
+    assert "Nothing was sent anywhere." in as_html([(silent, None), (silent, None)])
+    page = as_html([(silent, None), (asking, None)])
+    assert "Nothing was sent anywhere." not in page
+    assert "asked over the network" in page
+    assert note.explanation in page
 
 
 # --- In a browser
@@ -180,6 +271,27 @@ def chunks(png: bytes) -> list[tuple[int, int]]:
         found.append((at, length))
         at += length + 12
     return found
+
+
+@pytest.mark.needs("chromium")
+def test_on_paper_every_detail_is_open(page: str, tmp_path: Path) -> None:
+    """What applies in print is applied on the screen, where it can be measured."""
+    script = (
+        "const t=[...document.querySelectorAll('details')].map(d=>Math.round(d.getBoundingClientRect().height"
+        "-d.querySelector('summary').getBoundingClientRect().height));document.title='heights '+t"
+    )
+    shown = []
+    for name, text in (("screen", page), ("paper", page.replace("@media print", "@media all"))):
+        lax = re.sub(r"<meta http-equiv=\"Content-Security-Policy\"[^>]*>", "", text)
+        (tmp_path / f"{name}.html").write_text(
+            lax.replace("</body>", f"<script>{script}</script></body>"), "utf-8"
+        )
+        found = chromium("--dump-dom", (tmp_path / f"{name}.html").as_uri(), folder=tmp_path / "profile")
+        shown.append([int(part) for part in re.findall(r"<title>heights ([\d,]+)<", found)[0].split(",")])
+    screen, paper = shown
+    assert len(screen) == len(paper) == 3
+    assert max(screen) < 5
+    assert min(paper) > 50
 
 
 @pytest.mark.needs("chromium")

@@ -25,9 +25,11 @@ from authn.evidence import (
     Custody,
     Finding,
     History,
+    Identity,
     Panel,
     Provenance,
     Revocation,
+    RevocationFacts,
     Signature,
     Signer,
     Step,
@@ -35,23 +37,27 @@ from authn.evidence import (
 )
 from authn.media import Kind, Media
 from authn.profile import Profile
-from tools.check import Beliefs, beliefs, check_files
+from tools.check import Beliefs, Chosen, beliefs, check_files
+from tools.contradictions import Contradiction
 from tools.errors import UnwritableError
 from tools.home import Home, create_home
 from tools.report import (
+    NO_ESTIMATE,
+    Acceptance,
     Engine,
+    Estimate,
     Report,
+    Signs,
     as_dict,
-    as_html,
     as_json,
-    as_text,
     iso_no_later,
-    proven_lines,
     shown,
-    write_page,
 )
+from tools.report_page import as_html, write_page
+from tools.report_text import MAX_STEP_LINES, as_text
 from tools.signing import sign_files
-from tools.verdict import Headline, Ledger, Obstacle, Recorded, decide
+from tools.verdict import Headline, Ledger, Obstacle, Recorded, decide, exit_status
+from tools.wording import in_words, proven_lines, step_lines
 
 NOW = datetime(2026, 11, 20, 8, 14, 9, tzinfo=UTC)
 ENGINE = Engine("0.1.0", "0.38.1", (("signers", "signing", "0" * 64),), NOW, NOW)
@@ -71,7 +77,7 @@ def facts(**changes: object) -> Provenance:
         Signature.VALID,
         Signer.RECOGNISED,
         Window(None, NOW, "a time-stamp token"),
-        Revocation.NOT_CHECKED,
+        RevocationFacts(),
         History.NONE,
         CERTIFICATE,
         "signers",
@@ -90,9 +96,14 @@ STEP = Step(
     "componentOf",
     Credentials.PRESENT,
     ("signature-broken",),
+    ("signature-broken", "assertion.dataHash.mismatch"),
     CERTIFICATE,
     recognised=True,
-    steps=(Step("inner.jpg", "parentOf", Credentials.NONE, ()),),
+    signer_list="signers",
+    time=Window(None, NOW, "a time-stamp token"),
+    redacted=("stds.exif",),
+    thumbnail=b"a picture",
+    steps=(Step("inner.jpg", "parentOf", Credentials.NONE),),
 )
 # One set of facts for every headline there is.
 MADE = {
@@ -101,7 +112,7 @@ MADE = {
     Headline.SIGNED_PARTLY_COVERED: facts(content=Content.PARTLY_COVERED),
     Headline.SIGNED_HISTORY_PROBLEM: facts(history=History.PROBLEM, steps=(STEP,)),
     Headline.SIGNER_EXPIRED_TIME_UNPROVEN: facts(signer=Signer.EXPIRED_TIME_UNPROVEN, time=Window()),
-    Headline.SIGNER_REVOKED: facts(signer=Signer.REVOKED, revocation=Revocation.REVOKED),
+    Headline.SIGNER_REVOKED: facts(signer=Signer.REVOKED, revocation=RevocationFacts(Revocation.REVOKED)),
     Headline.SIGNER_REJECTED: facts(signer=Signer.WRONG_KIND),
     Headline.CHANGED_AFTER_SIGNING: facts(content=Content.CHANGED),
     Headline.MATCHES_RECORDED_CAPTURE: facts(credentials=Credentials.NONE, **SILENT),
@@ -124,6 +135,64 @@ def made_report(head: Headline, name: str = "harbour.jpg") -> Report:
     verdict = decide(MADE[head], recorded, obstacle)
     assert verdict.headline is head
     return Report(name, "c" * 64, 10, "image/jpeg", verdict, ENGINE)
+
+
+REVOKED = RevocationFacts(
+    Revocation.REVOKED, "the issuer withdrew it", NOW, NOW, "keyCompromise", "http://localhost:8461/ocsp/"
+)
+NOT_MET = Acceptance(
+    "evening desk",
+    b"\4" * 32,
+    (
+        Finding.fails(Code.POLICY_MET, "the ledger is required"),
+        Finding.holds(Code.POLICY_MET, "time is proven"),
+    ),
+)
+
+
+def full_report() -> Report:
+    """Every field of every kind is filled."""
+    found = facts(
+        claims=Claims(
+            "harbour.jpg",
+            "Camera 1",
+            ("c2pa.created", "com.example.other"),
+            ("digitalCapture",),
+            "2026-11-20T09:14:09+01:00",
+            "Northwind M3",
+            "Rotterdam",
+            "R. Example",
+            ("generative training: not allowed",),
+            ("stds.exif",),
+            3,
+            ("Northwind",),
+            ("M3",),
+            ("2026-11-20T09:14:09+01:00", "2019-01-01T00:00:00Z"),
+            ((51.9, 4.5),),
+        ),
+        history=History.PROBLEM,
+        steps=(STEP, replace(STEP, revocation=REVOKED)),
+        signer=Signer.REVOKED,
+        revocation=REVOKED,
+        claim_time=Window(None, NOW, "an older token"),
+        redacted=("c2pa.metadata",),
+        identities=(
+            Identity("x509", "R. Example", "Daily Example", "Issuer", "identities", None),
+            Identity("x509", "Somebody", "", "Issuer", None, "no list knows its issuer"),
+        ),
+    )
+    return Report(
+        "harbour.jpg",
+        "c" * 64,
+        10,
+        "image/jpeg",
+        decide(found, Recorded(Ledger.INCLUDED, 3, NOW, "log.example", 1, Custody.E2), None),
+        ENGINE,
+        (Contradiction("time", "it says 2019", "the token says 2026"),),
+        NOT_MET,
+        (Finding.fails(Code.LISTS_CURRENT, "the list is out of date"),),
+        Estimate(Signs.INCONCLUSIVE, "the picture is small"),
+    )
 
 
 @pytest.fixture(scope="module")
@@ -163,6 +232,48 @@ def test_every_headline_s_report_is_as_the_schema_says(
     assert found["headline"] == head.value
 
 
+def test_a_report_with_everything_in_it_is_as_the_schema_says(
+    validator: jsonschema.Draft202012Validator,
+) -> None:
+    found = json.loads(as_json(full_report()))
+    validator.validate(found)
+    assert not [text for text in strings(found) if BANNED.search(text)]
+
+
+def test_json_repeats_what_was_found_out() -> None:
+    found = as_dict(full_report())
+    assert found["proven"]["revocation"] == {
+        "state": "revoked",
+        "as_of": "2026-11-20T08:14:09Z",
+        "since": "2026-11-20T08:14:09Z",
+        "reason": "keyCompromise",
+        "source": "http://localhost:8461/ocsp/",
+        "explanation": "the issuer withdrew it",
+    }
+    step = found["proven"]["history"]["steps"][0]
+    assert (step["recorded"], step["recomputed"], step["problems"]) == (
+        ["signature-broken"],
+        ["signature-broken", "assertion.dataHash.mismatch"],
+        ["signature-broken", "assertion.dataHash.mismatch"],
+    )
+    assert (step["list"], step["redacted"], step["revocation"]["state"]) == (
+        "signers",
+        ["stds.exif"],
+        "not checked",
+    )
+    assert found["proven"]["time"]["claim_not_after"] is not None
+    assert found["claims"]["contradictions"][0]["sentence"] == "It says 2019; the token says 2026."
+    assert [each["list"] for each in found["claims"]["identities"]] == ["identities", None]
+    assert (found["policy"]["met"], found["policy"]["sha256"]) == (False, "04" * 32)
+    assert found["findings"][-1]["code"] == "lists.current"
+    assert as_dict(made_report(Headline.NO_CREDENTIALS))["policy"] is None
+
+
+def test_json_carries_no_picture() -> None:
+    assert "thumbnail" not in as_json(full_report())
+    assert "a picture" not in as_json(full_report())
+
+
 @pytest.mark.parametrize(
     ("place", "members"),
     [
@@ -172,7 +283,8 @@ def test_every_headline_s_report_is_as_the_schema_says(
         (("$defs", "proven", "properties", "content"), Content),
         (("$defs", "proven", "properties", "signature"), Signature),
         (("$defs", "proven", "properties", "signer", "properties", "state"), Signer),
-        (("$defs", "proven", "properties", "revocation"), Revocation),
+        (("$defs", "revocation", "properties", "state"), Revocation),
+        (("properties", "detector", "properties", "state"), Signs),
         (("$defs", "proven", "properties", "history", "properties", "state"), History),
         (("$defs", "proven", "properties", "ledger", "properties", "state"), Ledger),
         (("$defs", "proven", "properties", "custody"), Custody),
@@ -215,6 +327,10 @@ def test_the_schema_lets_no_unknown_field_pass(schema: Any) -> None:
         lambda found: found["proven"]["time"].update(not_after="2026-11-20"),
         lambda found: found["engine"].pop("lists"),
         lambda found: found["findings"][0].update(passed="yes"),
+        lambda found: found.pop("policy"),
+        lambda found: found["proven"].update(revocation="good"),
+        lambda found: found["proven"]["revocation"].pop("explanation"),
+        lambda found: found["claims"].update(left_out=-1),
     ],
 )
 def test_the_schema_refuses_a_spoiled_report(spoil: Any, validator: jsonschema.Draft202012Validator) -> None:
@@ -234,7 +350,7 @@ def stranger(tmp_path_factory: pytest.TempPathFactory) -> Home:
 
 
 def opened(home: Home, at: datetime, signers: Path | None = None) -> Beliefs:
-    return beliefs(home, signers, None, Profile.POLICY, None, at, datetime.now(UTC))
+    return beliefs(home, Chosen(signers=signers, profile=Profile.POLICY, at=at), datetime.now(UTC))
 
 
 def written_by_hand(home: Home, source: Path, target: Path, parent: str | None) -> Path:
@@ -290,7 +406,7 @@ def test_files_give_the_headlines_that_fit_them(
         found = {}
         for held in (ours, theirs, later):
             mine = [(path, head) for each, path, head in cases if each is held]
-            reports = check_files([str(path) for path, _ in mine], held, None, "start")
+            reports = check_files([str(path) for path, _ in mine], held, None)
             for (report, _), (path, head) in zip(reports, mine, strict=True):
                 line = json.loads(as_json(report))
                 validator.validate(line)
@@ -349,6 +465,90 @@ def test_any_name_is_shown_on_one_line_and_survives_in_json(name: str) -> None:
     assert line.isascii()
     assert "\n" not in line
     assert json.loads(line)["file"] == name
+
+
+def test_where_nobody_was_asked_no_more_is_said_of_it() -> None:
+    assert "  revocation not checked" in as_text(made_report(Headline.INTACT_SIGNER_RECOGNISED)).splitlines()
+
+
+def test_text_shows_the_history_as_a_tree_with_problems_in_plain_words() -> None:
+    lines = as_text(full_report()).splitlines()
+    at = next(number for number, line in enumerate(lines) if line.startswith("  history"))
+    first, inner = lines[at + 1].strip(), lines[at + 2]
+    assert first.startswith(
+        "- part.jpg (a part placed into it) does not check out: its signature does not hold"
+    )
+    assert "its content was changed (assertion.dataHash.mismatch)" in first
+    assert "signed by Northwind Camera M3, on the list signers" in first
+    assert inner.strip() == "- inner.jpg (the version before) carried no credentials"
+    assert inner.index("-") == lines[at + 1].index("-") + 2
+
+
+def test_text_says_what_does_not_go_together_who_else_signed_and_what_a_policy_lacks() -> None:
+    text = as_text(full_report())
+    for line in (
+        "  revocation revoked: the issuer withdrew it",
+        "  at odds    It says 2019; the token says 2026.",
+        "  identity   also signed by R. Example of Daily Example, on the list identities",
+        "  identity   somebody who goes by the name Somebody: not recognised (no list knows its issuer)",
+        f"  policy     evening desk, SHA-256 {'04' * 32}: not met",
+        "             the ledger is required",
+        "  note       the list is out of date",
+        "  estimate   inconclusive (the picture is small); it changes nothing of what is proven",
+    ):
+        assert line in text.splitlines()
+    assert "time is proven" not in text
+    assert not BANNED.search(text)
+
+
+def test_a_history_of_any_length_ends() -> None:
+    long = replace(full_report(), verdict=decide(facts(steps=(STEP,) * 200), Recorded(Ledger.UNKNOWN), None))
+    lines = as_text(long).splitlines()
+    assert f"and {400 - MAX_STEP_LINES} more" in "\n".join(lines)
+    assert len(lines) < MAX_STEP_LINES + 40
+
+
+def test_a_withdrawn_earlier_signer_is_told_beside_its_version() -> None:
+    (line,) = step_lines((replace(STEP, revocation=REVOKED, steps=()),))
+    assert "revocation: revoked" in line
+
+
+def test_problems_have_words_and_unknown_ones_stay_as_they_are() -> None:
+    assert in_words("record-missing") == "its record is not in the file (record-missing)"
+    assert in_words("no.such.code").strip("\u2068\u2069") == "no.such.code"
+
+
+texts = st.text(max_size=40) | st.sampled_from(
+    [RTL, "</bdi><script>", "\u2069\u2066x", "\x1b[31m", "\n  policy met"]
+)
+
+
+@given(texts, st.sampled_from(["title", "relationship"]))
+def test_no_step_breaks_out_of_its_line(text: str, field: str) -> None:
+    step = replace(STEP, steps=(), **{field: text})  # type: ignore[arg-type]
+    (line,) = step_lines((step,))
+    assert line.isprintable() or set(line) & {"\u2068", "\u2069"}
+    assert "\n" not in line
+    assert line.count("\u2068") == line.count("\u2069")
+
+
+@given(st.sampled_from(Headline), st.sampled_from(Signs), texts)
+def test_a_detector_changes_neither_headline_nor_exit_status(
+    head: Headline, state: Signs, reason: str
+) -> None:
+    plain = made_report(head)
+    told = replace(plain, estimate=Estimate(state, reason))
+    ours, theirs = as_dict(plain), as_dict(told)
+    assert told.verdict.headline is head
+    assert exit_status(told.verdict.headline) == exit_status(plain.verdict.headline)
+    assert plain.estimate == NO_ESTIMATE
+    assert {key: value for key, value in ours.items() if key != "detector"} == {
+        key: value for key, value in theirs.items() if key != "detector"
+    }
+    first, second = as_text(plain).splitlines(), as_text(told).splitlines()
+    assert [line for line in first if not line.startswith("  estimate")] == [
+        line for line in second if not line.startswith("  estimate")
+    ]
 
 
 def test_an_unrecognised_signer_s_name_is_not_put_in_front_of_its_claims() -> None:

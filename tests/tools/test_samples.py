@@ -18,11 +18,10 @@ from authn import cose, jumbf
 from authn.evidence import History
 from authn.manifest import Sdk
 from authn.media import Kind, Media
-from authn.profile import Profile
 from detector.frames import pixels_digest
 from tools import programs
 from tools.capture import Signed
-from tools.check import beliefs, check_files
+from tools.check import Chosen, beliefs, check_files
 from tools.examine import Tail
 from tools.home import Home
 from tools.report import Report
@@ -72,9 +71,9 @@ def carried(
 
 
 def examined(home: Home, paths: list[Path]) -> Iterator[tuple[Path, Report]]:
-    with beliefs(home, None, None, Profile.POLICY, None, now(), now()) as held:
+    with beliefs(home, Chosen(), now()) as held:
         for path, (report, _) in zip(
-            paths, check_files([str(path) for path in paths], held, None, "start"), strict=True
+            paths, check_files([str(path) for path in paths], held, None), strict=True
         ):
             yield path, report
 

@@ -13,7 +13,7 @@ import io
 import json
 import struct
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -23,11 +23,12 @@ import c2pa
 import cbor2
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ed25519, padding, rsa
+from cryptography.hazmat.primitives.asymmetric import ed25519, padding, rsa, utils
 from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.x509 import ocsp
 from PIL import Image
 
-from authn import identity, keys
+from authn import der, identity, keys
 from authn.profile import Profile
 from authn.signer import Lists
 from authn.timestamp.authority import Authority, serials_from
@@ -181,13 +182,13 @@ def lists(
     profile: Profile = Profile.POLICY,
 ) -> Lists:
     stamping = tuple(time_stampers)
+    signing = TrustList.parse(identity.pem_chain(*signers), "lab signers", Purpose.SIGNING, profile)
+    clocks = [identity.pem_chain(*stamping)] if stamping else []
     return Lists(
-        TrustList.parse(identity.pem_chain(*signers), "lab signers", Purpose.SIGNING, profile),
-        TrustList.parse(
-            identity.pem_chain(*stamping), "lab clocks", Purpose.TIME_STAMPING, Profile.TIME_STAMPING
-        )
-        if stamping
-        else TrustList.empty(Purpose.TIME_STAMPING),
+        (signing,),
+        tuple(
+            TrustList.parse(pem, "lab clocks", Purpose.TIME_STAMPING, Profile.TIME_STAMPING) for pem in clocks
+        ),
     )
 
 
@@ -439,6 +440,190 @@ def flipped(data: bytes, position: int, bits: int = 1) -> bytes:
     out = bytearray(data)
     out[position] ^= bits
     return bytes(out)
+
+
+# --- More than one file in a record, and what stands beside one
+
+
+def sdk_made(
+    media: bytes,
+    who: Who,
+    mime: str = JPEG,
+    *,
+    ingredients: Sequence[tuple[str, bytes]] = (),
+    claim: dict[str, Any] | None = None,
+    settings: dict[str, dict[str, Any]] | None = None,
+    resources: Mapping[str, bytes] | None = None,
+    remote: str | None = None,
+) -> bytes:
+    """What a producer with the SDK would write of several `ingredients`, each a relationship and a file.
+
+    With `remote` the record stays out of the file, which names the address instead.
+    """
+    body = {"claim_generator_info": [{"name": "lab", "version": "1"}], "title": "t"}
+    body |= {"assertions": [actions()]} | (claim or {})
+    chosen = {key: value | (settings or {}).get(key, {}) for key, value in _WRITING.items()}
+    out = io.BytesIO()
+    with (
+        c2pa.Context.from_dict(chosen) as context,
+        c2pa.Signer.from_callback(who.sign, c2pa.C2paSigningAlg.ES256, who.pem) as signer,
+        c2pa.Builder(json.dumps(body), context) as builder,
+    ):
+        for number, (relationship, file) in enumerate(ingredients):
+            ingredient = {"title": f"file {number}", "relationship": relationship}
+            builder.add_ingredient(json.dumps(ingredient), mime, io.BytesIO(file))
+        for name, content in (resources or {}).items():
+            builder.add_resource(name, io.BytesIO(content))
+        if remote is not None:
+            builder.set_no_embed()
+            builder.set_remote_url(remote)
+        builder.sign(signer, mime, io.BytesIO(media), out)
+    return out.getvalue()
+
+
+def token_by_hand(who: Who, at: datetime, message: bytes) -> bytes:
+    """A token of any time by any certificate; the authority refuses to give most of those."""
+    leaf, sha256 = who.chain[0], der.sequence(der.oid("2.16.840.1.101.3.4.2.1"))
+    kind = der.oid("1.2.840.113549.1.9.16.1.4")
+    statement = der.sequence(
+        der.integer(1),
+        der.oid(POLICY),
+        der.sequence(sha256, der.octets(hashlib.sha256(message).digest())),
+        der.integer(serial()),
+        der.generalized_time(at),
+    )
+
+    def attribute(oid: str, value: bytes) -> bytes:
+        return der.sequence(der.oid(oid), der.tagged(der.SET, value))
+
+    raw = leaf.public_bytes(Encoding.DER)
+    named = der.sequence(der.sequence(der.sequence(der.octets(hashlib.sha256(raw).digest()))))
+    attributes = sorted(
+        (
+            attribute("1.2.840.113549.1.9.3", kind),
+            attribute("1.2.840.113549.1.9.4", der.octets(hashlib.sha256(statement).digest())),
+            attribute("1.2.840.113549.1.9.16.2.47", named),
+        )
+    )
+    pair = who.sign(der.tagged(der.SET, *attributes))
+    r, s = int.from_bytes(pair[:32], "big"), int.from_bytes(pair[32:], "big")
+    signer = der.sequence(
+        der.integer(1),
+        der.sequence(leaf.issuer.public_bytes(), der.integer(leaf.serial_number)),
+        sha256,
+        der.tagged(0xA0, *attributes),
+        der.sequence(der.oid("1.2.840.10045.4.3.2")),
+        der.octets(utils.encode_dss_signature(r, s)),
+    )
+    signed = der.sequence(
+        der.integer(3),
+        der.set_of(sha256),
+        der.sequence(kind, der.tagged(0xA0, der.octets(statement))),
+        der.tagged(0xA0, raw),
+        der.set_of(signer),
+    )
+    return der.sequence(der.oid("1.2.840.113549.1.7.2"), der.tagged(0xA0, signed))
+
+
+def ocsp_answer(
+    certificate: x509.Certificate,
+    issuer: x509.Certificate,
+    issuer_key: keys.SigningKey,
+    at: datetime,
+    revoked: datetime | None = None,
+) -> bytes:
+    """The issuer's own answer about a certificate, good or withdrawn since `revoked` for a stolen key."""
+    status = ocsp.OCSPCertStatus.GOOD if revoked is None else ocsp.OCSPCertStatus.REVOKED
+    return (
+        ocsp.OCSPResponseBuilder()
+        .add_response(
+            cert=certificate,
+            issuer=issuer,
+            algorithm=hashes.SHA256(),
+            cert_status=status,
+            this_update=at - timedelta(hours=1),
+            next_update=at + timedelta(days=7),
+            revocation_time=revoked,
+            revocation_reason=None if revoked is None else x509.ReasonFlags.key_compromise,
+        )
+        .responder_id(ocsp.OCSPResponderEncoding.HASH, issuer)
+        .sign(issuer_key.private, hashes.SHA384())
+        .public_bytes(Encoding.DER)
+    )
+
+
+def children(box: bytes) -> list[bytes]:
+    """The boxes in a superbox, each whole; the first is its description."""
+    found, position = [], 8
+    while position < len(box):
+        (length,) = struct.unpack_from(">I", box, position)
+        found.append(box[position : position + length])
+        position += length
+    return found
+
+
+def label_of(box: bytes) -> str:
+    """The label of a superbox."""
+    return children(box)[0][25:].partition(b"\0")[0].decode()
+
+
+def without(manifest: bytes, label: str) -> bytes:
+    """A manifest box that has lost the assertion `label`, with every length put right."""
+    parts = children(manifest)
+    for position, part in enumerate(parts[1:], 1):
+        if label_of(part) == "c2pa.assertions":
+            kept = [child for child in children(part)[1:] if label_of(child) != label]
+            parts[position] = jumbf_box(b"jumb", b"".join((children(part)[0], *kept)))
+    return jumbf_box(b"jumb", b"".join(parts))
+
+
+def ingredient(manifest: bytes, *codes: str) -> tuple[str, bytes]:
+    """A parent whose manifest is the box `manifest`; its maker says that the checks `codes` went well."""
+    label = label_of(manifest)
+    (signature,) = (part for part in children(manifest)[1:] if label_of(part) == "c2pa.signature")
+    uri = f"self#jumbf=/c2pa/{label}"
+    passed = [{"code": code, "url": f"{uri}/c2pa.assertions/c2pa.hash.data"} for code in codes]
+    said = {"success": passed, "informational": [], "failure": []}
+    content = {
+        "dc:title": "parent",
+        "dc:format": JPEG,
+        "relationship": "parentOf",
+        "validationResults": {"activeManifest": said},
+        "activeManifest": {"url": uri, "hash": hashlib.sha256(manifest[8:]).digest()},
+        "claimSignature": {
+            "url": f"{uri}/c2pa.signature",
+            "hash": hashlib.sha256(signature[8:]).digest(),
+        },
+    }
+    return cbor_assertion("c2pa.ingredient.v3", content)
+
+
+def opened(assertion: tuple[str, bytes], *more: dict[str, Any]) -> tuple[str, bytes]:
+    """The actions of an edit that opened what `assertion` is about."""
+    label, box = assertion
+    link = {"url": f"self#jumbf=c2pa.assertions/{label}", "hash": hashlib.sha256(box[8:]).digest()}
+    first = {"action": "c2pa.opened", "parameters": {"ingredients": [link]}}
+    return cbor_assertion("c2pa.actions.v2", {"actions": [first, *more]})
+
+
+def sound(seed: int = 1) -> bytes:
+    """A quarter of a second of noise, as WAV."""
+    samples = hashlib.shake_256(bytes([seed])).digest(4000)
+    head = b"WAVEfmt " + struct.pack("<IHHIIHH", 16, 1, 1, 8000, 16000, 2, 16)
+    body = head + b"data" + struct.pack("<I", len(samples)) + samples
+    return b"RIFF" + struct.pack("<I", len(body)) + body
+
+
+def with_address(jpeg: bytes, url: str) -> bytes:
+    """A JPEG whose XMP says that its record is kept at `url` (C2PA 2.2, 11.5)."""
+    xmp = (
+        b"http://ns.adobe.com/xap/1.0/\0"
+        b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">'
+        b'<rdf:Description rdf:about="" xmlns:dcterms="http://purl.org/dc/terms/" dcterms:provenance="'
+        + url.encode()
+        + b'"/></rdf:RDF></x:xmpmeta>'
+    )
+    return jpeg[:20] + b"\xff\xe1" + struct.pack(">H", 2 + len(xmp)) + xmp + jpeg[20:]
 
 
 # --- The files of this folder

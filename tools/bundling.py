@@ -1,0 +1,59 @@
+"""Put together the evidence bundle of one report: what the worker kept, the ledger's proof, the lists."""
+
+from datetime import datetime
+from pathlib import Path
+
+from authn.evidence import Signature, Signer
+from storage.receipt import Receipt
+from tools.bundle import BundleContents, Seal, SignedClaim, Token, write_bundle
+from tools.check import Beliefs
+from tools.examine import Examined, Kept
+from tools.home import SERVICE, Home
+from tools.report import Report, as_json
+from tools.trust import ListFile
+from tools.verdict import Ledger
+
+
+def bundle_up(
+    path: Path, report: Report, found: Examined, held: Beliefs, receipt: Receipt | None, home: Home | None
+) -> None:
+    """Write the bundle of `report`; sealed by the home's signing service where there is a home."""
+    provenance, recorded = report.verdict.provenance, report.verdict.recorded
+    kept = found.kept
+    if receipt is None and recorded.state is Ledger.INCLUDED and recorded.index is not None and held.book:
+        receipt = held.book.ledger.prove(recorded.index)
+    recognised = provenance is not None and provenance.signer is Signer.RECOGNISED
+    sound = provenance is not None and provenance.signature is Signature.VALID
+    moment = report.engine.judged_at
+    contents = BundleContents(
+        as_json(report).encode() + b"\n",
+        report.file,
+        report.sha256,
+        report.engine.checked_at,
+        kept.store if kept else None,
+        provenance.chain if provenance else (),
+        SignedClaim(kept.claim, kept.message, kept.signature, kept.algorithm) if kept and sound else None,
+        provenance.signer_list if provenance and recognised else None,
+        (provenance.time.not_after if provenance else None) or moment,
+        _tokens(kept) if kept else (),
+        receipt,
+        held.key if receipt else None,
+        tuple(_named(file) for file in held.policy.files),
+    )
+    write_bundle(path, contents, _seal(home, report.engine.checked_at) if home else None)
+
+
+def _tokens(kept: Kept) -> tuple[Token, ...]:
+    return tuple(
+        Token(f"signature-{number}", token.token, token.message, token.list, token.at)
+        for number, token in enumerate(kept.tokens, 1)
+    )
+
+
+def _named(file: ListFile) -> ListFile:
+    """Under the name that the report uses, which is the list's own."""
+    return ListFile(file.parse().name, file.pem, file.purpose, file.profile)
+
+
+def _seal(home: Home, now: datetime) -> Seal:
+    return Seal.of(home.device(SERVICE), home.authority(now), *home.own_lists())
