@@ -5,6 +5,7 @@ Compares digests only: the claim itself is believed by nobody until its
 signature verifies.
 """
 
+import functools
 import hashlib
 from collections.abc import Iterator
 
@@ -13,6 +14,7 @@ from authn.errors import MediaError
 from authn.plain import plain
 
 _HASHES = frozenset({"sha256", "sha384", "sha512"})
+_REMEMBERED = 64
 _LISTS = ("created_assertions", "gathered_assertions", "assertions")
 
 
@@ -73,8 +75,14 @@ def _list(value: cbor.Value) -> list[dict[str | int | bytes, cbor.Value]]:
 
 
 def _decoded(manifest: jumbf.ManifestBoxes) -> dict[str | int | bytes, cbor.Value]:
+    return _claim(manifest.claim)
+
+
+@functools.lru_cache(_REMEMBERED)
+def _claim(encoded: bytes) -> dict[str | int | bytes, cbor.Value]:
+    """Decoded once for all who look; nobody changes it."""
     try:
-        claim = cbor.decode(manifest.claim)
+        claim = cbor.decode(encoded)
     except MediaError:
         return {}
     return claim if isinstance(claim, dict) else {}

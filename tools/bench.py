@@ -10,6 +10,7 @@ Not measured: a cold disk (what is read was just written), many clients at once,
 import hashlib
 import itertools
 import os
+import pickle
 import platform
 import secrets
 import sqlite3
@@ -69,7 +70,7 @@ class Plan:
     """How much is measured; sizes are in bytes."""
 
     jpegs: tuple[int, ...]
-    wav: int
+    film: int
     rounds: int
     signings: int
     entries: int
@@ -145,10 +146,14 @@ def _media(desk: Desk, device: Device, folder: Path, plan: Plan, rng: np.random.
         signed = _sign_once(desk, device, source)
         yield from _verify_rows(desk, f"JPEG of {_megabytes(signed)}", signed, 3.5, plan.rounds)
         yield from _sign_rows(desk, device, source, plan.signings)
-    source = folder / f"{plan.wav}.wav"
-    source.write_bytes(noise_wav(plan.wav, rng))
-    signed = _sign_once(desk, device, source)
-    yield from _verify_rows(desk, f"WAV of {_megabytes(signed)}", signed, 2.5, plan.rounds)
+    for suffix, noise in (("wav", noise_wav), ("mp4", noise_mp4)):
+        small, large = (folder / f"{size}.{suffix}" for size in (plan.film // 10, plan.film))
+        for source, size in ((small, plan.film // 10), (large, plan.film)):
+            source.write_bytes(noise(size, rng))
+        signed = _sign_once(desk, device, large)
+        what = suffix.upper()
+        yield from _verify_rows(desk, f"{what} of {_megabytes(signed)}", signed, 2.5, plan.rounds)
+        yield _memory_row(desk, what, _sign_once(desk, device, small), signed)
 
 
 def _megabytes(path: Path) -> str:
@@ -189,6 +194,39 @@ def _verify_rows(desk: Desk, what: str, signed: Path, at_most: float, rounds: in
     sha, bare, ours = _in_turn(rounds, digest, read, lambda: _intact(examine(path)))
     yield _ratio(f"verify, {what}", _SHA, sha, ours, at_most)
     yield _ratio(f"verify, {what}", _READER, bare, ours, 1.25)
+
+
+_PEAK = """
+import pathlib, pickle, resource, sys
+from tools.examine import start
+examine = start(pickle.loads(pathlib.Path(sys.argv[1]).read_bytes()))
+assert examine(sys.argv[2]).provenance is not None
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+"""
+
+
+def _memory_row(desk: Desk, what: str, small: Path, large: Path) -> Row:
+    """How much more a process needs for a file ten times as large, at its peak."""
+    policy = small.with_suffix(".policy")
+    policy.write_bytes(pickle.dumps(Policy(desk.home.lists(), _now())))
+
+    def peak(path: Path) -> int:
+        done = subprocess.run(  # noqa: S603 -- our own interpreter and program
+            [sys.executable, "-c", f"import sys; sys.path[:] = {_path()!r}\n{_PEAK}", str(policy), str(path)],
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        return int(done.stdout) * (1 if sys.platform == "darwin" else 1024)
+
+    more = tuple((peak(large) - peak(small)) / MEGABYTE for _ in range(3))
+    return Row(
+        f"verify, {what}, peak memory beyond that for {_megabytes(small)}",
+        f"the peak for {_megabytes(small)}",
+        "MB",
+        more,
+        Budget(Side.AT_MOST, 8),
+    )
 
 
 def _sign_rows(desk: Desk, device: Device, source: Path, rounds: int) -> Iterator[Row]:
@@ -254,6 +292,19 @@ def noise_wav(size: int, rng: np.random.Generator) -> bytes:
         "<4sI4s4sIHHIIHH", b"RIFF", 36 + size, b"WAVE", b"fmt ", 16, 1, 2, 48000, 192000, 4, 16
     )
     return head + struct.pack("<4sI", b"data", size) + rng.bytes(size)
+
+
+def noise_mp4(size: int, rng: np.random.Generator) -> bytes:
+    """The boxes of a film with no track and `size` bytes of media data (ISO/IEC 14496-12); nobody can play it."""
+
+    def box(kind: bytes, *content: bytes) -> bytes:
+        body = b"".join(content)
+        return struct.pack(">I", 8 + len(body)) + kind + body
+
+    header = box(b"mvhd", bytes(12), struct.pack(">II", 1000, 1000), bytes(76), struct.pack(">I", 2))
+    return b"".join(
+        (box(b"ftyp", b"isom", bytes(4), b"isommp41"), box(b"moov", header), box(b"mdat", rng.bytes(size)))
+    )
 
 
 # --- Ledger and authority
@@ -387,9 +438,12 @@ def _archive(desk: Desk, device: Device, folder: Path, plan: Plan) -> Iterator[R
     )
 
 
+def _path() -> list[str]:
+    return [entry or str(Path.cwd()) for entry in sys.path]
+
+
 def _command(home: Home, signed: Path, plan: Plan) -> Iterator[Row]:
-    path = [entry or str(Path.cwd()) for entry in sys.path]
-    command = f"import sys; sys.path[:] = {path!r}; from tools.cli import main; main()"
+    command = f"import sys; sys.path[:] = {_path()!r}; from tools.cli import main; main()"
 
     def python(*arguments: str) -> None:
         done = subprocess.run(  # noqa: S603 -- our own interpreter and program

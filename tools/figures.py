@@ -11,7 +11,6 @@ from enum import StrEnum
 SCHEMA = "lightseal-bench/1"
 
 NOT_MEASURED = (
-    "verify, MP4 of 40 MB: SHA-256 x <= 2.5",
     "ledger append, p99 with 64 clients: <= 150 ms",
     "proof, 1,000,000 entries: <= 2 ms cold",
     "authority over a P-256 signature that nobody verifies: <= 3",
