@@ -121,6 +121,7 @@ def unreadable(certificate: x509.Certificate) -> str | None:
         certificate.subject.public_bytes()
         certificate.issuer.public_bytes()
         list(certificate.extensions)
+        _ = certificate.not_valid_before_utc, certificate.not_valid_after_utc  # a year 0 has no date here
         if certificate.signature_algorithm_oid == SignatureAlgorithmOID.RSASSA_PSS:
             _ = certificate.signature_algorithm_parameters, certificate.signature_hash_algorithm
     except x509.DuplicateExtension:

@@ -238,6 +238,9 @@ def _howto(contents: BundleContents, lists: dict[str, ListFile], seal: Seal | No
                 "name": token.name,
                 "list": _file_of(lists, token.list_name, Purpose.TIME_STAMPING),
                 "at": _epoch(token.at or contents.checked_at),
+                "over_signature": claim is not None
+                and claim.algorithm in _ECDSA
+                and claim.signature in token.message,
             }
             for token in contents.tokens
         ],

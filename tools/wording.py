@@ -134,8 +134,7 @@ def revocation_line(facts: RevocationFacts) -> str:
     """Whether a certificate was withdrawn, and whose word that is; where nobody was asked, no more than that."""
     if facts.state is Revocation.NOT_CHECKED and facts.explanation == RevocationFacts().explanation:
         return facts.state.value
-    as_of = f" as of {iso(facts.as_of)}" if facts.state is Revocation.GOOD and facts.as_of else ""
-    return f"{facts.state.value}{as_of}: {theirs(facts.explanation, 1000)}"
+    return f"{facts.state.value}: {theirs(facts.explanation, 1000)}"
 
 
 def _listed(texts: tuple[str, ...]) -> str:

@@ -9,7 +9,7 @@ import resource
 import shutil
 import subprocess
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -167,7 +167,7 @@ WATCHED_BY = {
     "SHA256SUMS.tst": ["-in SHA256SUMS.tst -data"],
     "chain.pem": ["-untrusted chain.pem"],
     "claim/claim.cbor": ["cmp - claim/claim.cbor"],
-    "claim/signature.bin": ["-signature claim/signature.bin"],
+    "claim/signature.bin": ["-signature claim/signature.bin", "asn1parse"],
     "claim/signed.bin": ["-signature claim/signature.bin"],
     "ledger/log.vkey": ["ledger/check.py"],
     "ledger/receipt.txt": ["ledger/check.py"],
@@ -186,6 +186,49 @@ WATCHED_BY = {
 def test_every_command_of_the_instructions_holds(unpacked: Unpacked) -> None:
     assert len(unpacked.commands) >= 20
     assert unpacked.failing() == []
+
+
+@pytest.mark.needs("openssl")
+def test_what_the_command_bundles_holds_for_a_stranger(
+    lightseal: Callable[..., "subprocess.CompletedProcess[str]"], home: Home, signed: Path, tmp_path: Path
+) -> None:
+    done = lightseal("verify", "--json", signed, "--bundle", tmp_path / "out.zip", home=home)
+    assert done.returncode == 0, done.stderr
+    found = unpack((tmp_path / "out.zip").read_bytes(), tmp_path / "bundle", signed)
+    assert json.loads((found.folder / "report.json").read_text()) == json.loads(done.stdout)
+    assert found.failing() == []
+    for part in (
+        "-untrusted chain.pem",
+        "SHA256SUMS.tst -data",
+        "asn1parse",
+        "log.der",
+        "grep '^",
+        "claim-key.pem",
+    ):
+        assert [command for command in found.commands if part in command], part
+
+
+@pytest.mark.needs("openssl")
+def test_what_the_command_bundles_of_a_changed_file_blesses_nothing(
+    lightseal: Callable[..., "subprocess.CompletedProcess[str]"], altered: Path, tmp_path: Path
+) -> None:
+    """Without a home, and so without lists: the commands hold, and lead to nobody."""
+    done = lightseal("verify", altered, "--bundle", tmp_path / "out.zip")
+    assert done.returncode == 12, done.stderr
+    found = unpack((tmp_path / "out.zip").read_bytes(), tmp_path / "bundle", altered)
+    assert found.failing() == []
+    assert "CHANGED_AFTER_SIGNING" in (found.folder / "report.json").read_text()
+    assert not [command for command in found.commands if "-CAfile" in command]
+    assert "Nobody signed this bundle" in (found.folder / "HOWTO-VERIFY.md").read_text()
+
+
+@pytest.mark.needs("openssl")
+def test_a_token_over_another_signature_is_not_tied_to_this_one(unpacked: Unpacked) -> None:
+    (command,) = [command for command in unpacked.commands if "asn1parse" in command]
+    assert unpacked.run(command).returncode == 0
+    data = (unpacked.folder / "tokens/signature.data").read_bytes()
+    (unpacked.folder / "tokens/signature.data").write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+    assert unpacked.run(command).returncode != 0
 
 
 def test_a_bundle_holds_what_it_says_and_nothing_else(sealed: bytes) -> None:

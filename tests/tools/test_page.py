@@ -294,6 +294,50 @@ def test_on_paper_every_detail_is_open(page: str, tmp_path: Path) -> None:
     assert min(paper) > 50
 
 
+PAPER = 688
+"""How many pixels of 1/96 inch an A4 page has between the margins of the page's own print rules."""
+
+
+@pytest.mark.needs("chromium")
+def test_on_paper_nothing_is_cut_off_at_the_side(page: str, tmp_path: Path) -> None:
+    paper = page.replace("@media print", "@media all")
+    (tmp_path / "page.html").write_text(framed(paper, PAPER), encoding="utf-8")
+    found = chromium("--dump-dom", (tmp_path / "page.html").as_uri(), folder=tmp_path / "profile")
+    visible, content = map(int, re.findall(r"<title>(\d+) (\d+)</title>", found)[0])
+    assert visible == PAPER
+    assert content == visible
+
+
+@pytest.mark.needs("chromium")
+def test_a_printed_page_is_a4_and_has_every_glyph_that_an_opened_page_has(page: str, tmp_path: Path) -> None:
+    printed, opened = (
+        pdf(text, tmp_path / f"{name}.html")
+        for name, text in (("closed", page), ("opened", page.replace("<details>", "<details open>")))
+    )
+    boxes = re.findall(rb"/MediaBox \[0 0 ([\d.]+) ([\d.]+)\]", printed)
+    # A4 in points; every file begins a page of its own.
+    assert {(round(float(width)), round(float(height))) for width, height in boxes} == {(595, 842)}
+    assert len(boxes) >= 3
+    assert glyphs(printed) == glyphs(opened) > 4000
+
+
+def pdf(page: str, path: Path) -> bytes:
+    path.write_text(page, encoding="utf-8")
+    out = path.with_suffix(".pdf")
+    chromium("--no-pdf-header-footer", f"--print-to-pdf={out}", path.as_uri(), folder=path.parent / "profile")
+    return out.read_bytes()
+
+
+def glyphs(data: bytes) -> int:
+    """How many glyphs the pages of a PDF show: two bytes each, in the hexadecimal strings before `Tj`."""
+    count = 0
+    for packed in re.findall(rb"stream\r?\n(.*?)\r?\nendstream", data, re.DOTALL):
+        if packed[:1] == b"x":
+            shown = re.findall(rb"<([0-9A-Fa-f]+)> Tj", zlib.decompressobj().decompress(packed))
+            count += sum(len(text) // 4 for text in shown)
+    return count
+
+
 @pytest.mark.needs("chromium")
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_an_accessibility_checker_finds_nothing(page: str, scheme: str, tmp_path: Path) -> None:

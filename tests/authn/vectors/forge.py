@@ -101,7 +101,7 @@ def token_of(reply: bytes) -> bytes:
     return reply[head + 5 :]
 
 
-def house(at: datetime, name: str = "Lab", days: int = 90) -> House:
+def house(at: datetime, name: str = "Lab", days: int = 90, ocsp_url: str = OCSP_URL) -> House:
     root_key, issuing_key, key = keys.generate_p384(), keys.generate_p384(), keys.generate_p256()
     root = identity.plan_root(
         identity.Subject("DE", name, f"{name} Root"), root_key.public_key, serial(), at
@@ -112,7 +112,7 @@ def house(at: datetime, name: str = "Lab", days: int = 90) -> House:
         serial(),
         at,
         issuer=root,
-        ocsp_url=OCSP_URL,
+        ocsp_url=ocsp_url,
     ).sign(root_key)
     leaf = identity.plan_claim_signing(
         identity.Subject("DE", name, f"{name} Camera"),
@@ -120,13 +120,13 @@ def house(at: datetime, name: str = "Lab", days: int = 90) -> House:
         serial(),
         at,
         issuer=issuing,
-        ocsp_url=OCSP_URL,
+        ocsp_url=ocsp_url,
         days=days,
     ).sign(issuing_key)
     return House(root_key, root, issuing_key, issuing, Who(key, (leaf, issuing)))
 
 
-def clock(at: datetime, name: str = "Lab") -> Clock:
+def clock(at: datetime, name: str = "Lab", ocsp_url: str = OCSP_URL) -> Clock:
     root_key, key = keys.generate_p384(), keys.generate_p256()
     root = identity.plan_time_stamping_root(
         identity.Subject("DE", name, f"{name} Clock Root"), root_key.public_key, serial(), at
@@ -137,7 +137,7 @@ def clock(at: datetime, name: str = "Lab") -> Clock:
         serial(),
         at,
         issuer=root,
-        ocsp_url=OCSP_URL,
+        ocsp_url=ocsp_url,
     ).sign(root_key)
     return Clock(root_key, root, Who(key, (leaf,)))
 
