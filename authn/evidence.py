@@ -243,6 +243,8 @@ class Step:
     time: Window = Window()
     revocation: RevocationFacts = RevocationFacts()
     redacted: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    """What nobody can say of this step, and that is no fault: see `authn.history`."""
     thumbnail: bytes | None = None
     steps: tuple["Step", ...] = ()
 

@@ -23,6 +23,7 @@ _SIGNER_CODES = ("signingCredential.", "cawg.", "timeStamp.")
 MAX_STEPS = 500
 MAX_GENERATIONS = 30
 MAX_THUMBNAIL = 1 << 20
+UNTOLD = "content-check-not-recorded"
 
 
 def is_fault(code: str) -> bool:
@@ -71,7 +72,13 @@ def _state(every: tuple[Step, ...], problems: list[str]) -> tuple[History, Findi
             Code.HISTORY_INTACT, f"an earlier version does not check out ({named})"
         )
     without = sum(step.credentials is Credentials.NONE for step in every)
+    untold = sum(UNTOLD in step.notes for step in every)
     match without, len(every):
+        case _, all_ if untold:
+            said = (
+                f"of {untold} of {all_} earlier versions nobody recorded whether they matched their records"
+            )
+            return History.PARTIAL, Finding.holds(Code.HISTORY_INTACT, said)
         case 0, 0:
             state, text = History.NONE, "no earlier version is recorded"
         case 0, _:
@@ -129,7 +136,10 @@ def _step(past: _Past, ingredient: UnverifiedIngredient, below: tuple[str, ...])
     # C2PA 2.2, 10.3.2.2: whoever opened the file had to check it; without a recorded match nobody did.
     found: list[str] = []
     if not any(code in CONTENT_MATCHES for code in ingredient.recorded_passes):
-        found.append("content-never-checked")
+        if _records_failures_only(past, below[-1]):
+            step = replace(step, notes=(UNTOLD,))
+        else:
+            found.append("content-never-checked")
     boxes = past.boxes.get(ingredient.manifest)
     if boxes is None:
         return replace(step, credentials=Credentials.ELSEWHERE, recomputed=(*found, "record-missing"))
@@ -162,6 +172,14 @@ def _step(past: _Past, ingredient: UnverifiedIngredient, below: tuple[str, ...])
         redacted=taken_out(tuple(past.boxes.values()), boxes.label),
         steps=_steps(past, boxes.label, below),
     )
+
+
+def _records_failures_only(past: _Past, owner: str) -> bool:
+    """Whether the ingredients of `owner` have a place for what failed and none for what held (C2PA 1.x).
+
+    Such a record is silent where all was well. Silence is not taken for a check: the history is then partial.
+    """
+    return owner in past.boxes and past.boxes[owner].claim_label == "c2pa.claim"
 
 
 def _thumbnail(past: _Past, owner: str, ingredient: UnverifiedIngredient) -> bytes | None:

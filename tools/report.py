@@ -250,6 +250,7 @@ def _step(step: Step) -> dict[str, Any]:
         "recomputed": list(step.recomputed),
         "problems": list(step.problems),
         "redacted": list(step.redacted),
+        "notes": list(step.notes),
         "steps": [_step(inner) for inner in step.steps],
     }
 

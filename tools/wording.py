@@ -183,6 +183,7 @@ def step_details(step: Step) -> tuple[str, ...]:
         lines.append(f"revocation: {revocation_line(step.revocation)}")
     if step.redacted:
         lines.append(f"taken out of its record later: {_listed(step.redacted)}")
+    lines += [in_words(note) for note in step.notes]
     return tuple(line for line in lines if line)
 
 
@@ -336,6 +337,7 @@ _WORDS = {
     "trainedAlgorithmicMedia": "made by generative AI",
     "compositeWithTrainedAlgorithmicMedia": "partly made by generative AI",
     "content-never-checked": "nobody recorded that its content matched its record",
+    "content-check-not-recorded": "its record is of a kind that does not say whether its content was checked",
     "record-missing": "its record is not in the file",
     "record-unreadable": "its record cannot be read",
     "signature-broken": "its signature does not hold",
