@@ -6,10 +6,13 @@ so when a part of it is missing. Nothing here knows of a detector or a database.
 
 The flow of a check, `verify.verify_media`:
 
-    media -> manifest (the SDK's reading) and jumbf, cbor, cose (ours)
+    media -> locate: our own look at the record first, which counts what the SDK would drown in
+          -> manifest (the SDK's reading) and jumbf, cbor, cose, claim (ours)
           -> binding: is it what was hashed, and was anything left out
-          -> signer: time-stamp token first, then chain and profile at that time
+          -> signer: tokens first (attached ones too), then chain and profile at that time,
+             then revocation (crl, ocsp): stapled, or as the examiner was told
           -> history: every earlier version, recorded and recomputed
+          -> claims, cawg: what the signer says, and who else signed for it
           -> evidence.Provenance: states, and the findings they follow from
 
 Invariants:
@@ -19,8 +22,10 @@ Invariants:
   its counts as a failure.
 - A signature counts only when our own check of it and the SDK's agree; a time
   only when our own check of the token and another implementation's agree.
-- Lists have one purpose. An anchor for time never helps a signer, whichever
-  root they share, and the reverse.
+- Lists have one purpose. An anchor for time never helps a signer or an identity,
+  whichever root they share, and so round. Each list judges by its own profile.
+- A withdrawal counts by its issuer's signature, wherever it came from. Nothing
+  here asks anybody.
 - The identity of a signed asset is (claim hash, binding hash). A file's own
   SHA-256 is not: most bytes of an embedded manifest can be changed freely.
 - Time, keys and chance are arguments. No clock, path, environment or socket
@@ -30,6 +35,6 @@ Decided by measurement: manifests are written uncompressed. Compressed ones are
 some 10 KB smaller, but the SDK then binds JPEG by boxes, which leaves bytes
 appended after the picture unbound and takes three times as long to verify.
 
-Left to others: whether the certificate was withdrawn (nobody is asked yet, and
-the answer says so), what a ledger knows, what pixels suggest, the verdict.
+Left to others: fetching what issuers say of withdrawals, what a ledger knows, what
+the file says outside the record, what pixels suggest, the verdict.
 """

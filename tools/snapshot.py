@@ -18,7 +18,7 @@ from pathlib import Path
 from authn.profile import Profile
 from authn.trust import Purpose, TrustList
 
-FRESH_DAYS = 90
+FRESH_DAYS = 180
 _REMARK_OF_PUBLISHER = re.compile(rb"^Subject[ \t=:][^\r\n]*\r?\n", re.MULTILINE)
 
 
