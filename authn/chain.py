@@ -180,13 +180,13 @@ class _Search:
             self.reasons.append(fault)
             return
         for anchor in self._anchors:
-            if anchor.subject == last.issuer and anchor not in below and self._issued(anchor, below):
+            if _subject(anchor) == _issuer(last) and anchor not in below and self._issued(anchor, below):
                 yield (*below, anchor)
         if len(below) + 1 >= MAX_PATH:
             self.reasons.append(f"the path is longer than {MAX_PATH} certificates")
             return
         for issuer in self._presented:
-            if issuer.subject == last.issuer and issuer not in below and self._issued(issuer, below):
+            if _subject(issuer) == _issuer(last) and issuer not in below and self._issued(issuer, below):
                 yield from self.paths((*below, issuer))
 
     def _fault(self, certificate: x509.Certificate, which: str) -> str | None:
@@ -213,15 +213,31 @@ class _Search:
         return fault is None
 
 
-def _authority_fault(issuer: x509.Certificate, below: tuple[x509.Certificate, ...]) -> str | None:
-    if reason := unreadable(issuer) or weak_key(issuer):
-        return f"an issuing certificate {reason}"
+@functools.lru_cache(_REMEMBERED)
+def _subject(certificate: x509.Certificate) -> x509.Name:
+    return certificate.subject
+
+
+@functools.lru_cache(_REMEMBERED)
+def _issuer(certificate: x509.Certificate) -> x509.Name:
+    return certificate.issuer
+
+
+@functools.lru_cache(_REMEMBERED)
+def _powers(issuer: x509.Certificate) -> tuple[x509.BasicConstraints | None, x509.KeyUsage | None]:
     constraints = usage = None
     for extension in issuer.extensions:
         if isinstance(extension.value, x509.BasicConstraints):
             constraints = extension.value
         elif isinstance(extension.value, x509.KeyUsage):
             usage = extension.value
+    return constraints, usage
+
+
+def _authority_fault(issuer: x509.Certificate, below: tuple[x509.Certificate, ...]) -> str | None:
+    if reason := unreadable(issuer) or weak_key(issuer):
+        return f"an issuing certificate {reason}"
+    constraints, usage = _powers(issuer)
     if constraints is None or not constraints.ca:
         return "a certificate that may not issue others issued one"
     if usage is not None and not usage.key_cert_sign:
