@@ -232,7 +232,7 @@ def _bytes(lab: Lab) -> Iterator[Attack]:
     wav = forge.sdk_signed(forge.sound(), lab.house.camera, forge.WAV)
     film = forge.sdk_signed(forge.film(), lab.house.camera, forge.MP4)
     start, end = forge.record_range(good)
-    scan = good.index(b"\xff\xda")
+    scan = good.rindex(b"\xff\xda")
     changed: dict[str, Any] = {
         "headlines": (CHANGED,),
         "fails": (Code.CONTENT_MATCHES,),
