@@ -6,9 +6,11 @@ table allows is checked here.
 """
 
 import dataclasses
+import hashlib
 import importlib.util
 import io
 import json
+import random
 import re
 import socket
 import sys
@@ -25,6 +27,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 import authn.errors
+from authn import cose, jumbf
 from authn.evidence import Code, Content, Credentials, History, Provenance, Signature
 from authn.manifest import Sdk
 from authn.media import Media
@@ -200,6 +203,28 @@ def test_what_the_reader_of_the_sdk_trusts_in_vain_is_really_trusted_by_it(lab: 
 # --- Rows that are about more than a headline
 
 
+def test_row_7_no_flip_of_the_padding_makes_another_asset(lab: Any, sdk: Sdk) -> None:
+    """300 of the bits that nothing protects: 300 files, one asset, and each time it is told."""
+    good = lab.draft.write()
+    place = attacks.padding(good)
+    assert len(place) > 3000
+    assert not any(good[place.start : place.stop])
+
+    def examined(data: bytes) -> Provenance:
+        return verify_media(Media.of(io.BytesIO(data), "f", 1 << 20), sdk, lab.lists, NOW)
+
+    before, digests = examined(good), set()
+    chosen_ = random.Random(7)  # noqa: S311 -- the same sample every time
+    for position in chosen_.sample(place, 300):
+        data = forge.flipped(good, position, 1 << chosen_.randrange(8))
+        digests.add(hashlib.sha256(data).digest())
+        found = examined(data)
+        assert headline(found, Ledger.NOT_CHECKED) is INTACT
+        assert found.identity == before.identity
+        assert failed(found) - failed(before) == {Code.SIGNATURE_PADDING_EMPTY}
+    assert len(digests) == 300
+
+
 @pytest.mark.parametrize(
     ("name", "other"),
     [
@@ -317,6 +342,30 @@ def test_row_37_the_ledger_lists_both(fresh_home: Home, own_samples: Path, tmp_p
     indices = [verdict.recorded.index for verdict in verdicts]
     assert len(set(indices)) == 2
     assert set(indices) <= set(listed)
+
+
+def test_row_37_a_recorded_claim_under_another_signature_is_a_conflict(
+    fresh_home: Home, own_samples: Path, tmp_path: Path
+) -> None:
+    """The device's own key signs a recorded claim once more, behind the ledger's back."""
+    source = own_samples / "hills.jpg"
+    (done,) = sign_files(fresh_home, [source], tmp_path, "cam", lambda: datetime.now(UTC), timed=True)
+    assert isinstance(done, str), done
+    content = (tmp_path / source.name).read_bytes()
+    manifest = jumbf.parse(forge.stored(content))[-1]
+    first = cose.parse(manifest.signature, manifest.claim)
+    message = forge.cbor2.dumps(["Signature1", first.protected, b"", manifest.claim])
+    device = fresh_home.device("cam")
+    second = forge.Who(device.key, tuple(device.chain)).sign(message)
+    assert (len(second), content.count(first.signature)) == (len(first.signature), 1)
+    path = tmp_path / "again.jpg"
+    path.write_bytes(content.replace(first.signature, second))
+    with beliefs(fresh_home, Chosen(), datetime.now(UTC)) as held:
+        ((report, _),) = check_files([str(path)], held, None)
+    recorded = report.verdict.recorded
+    assert (report.verdict.headline, recorded.state) == (INTACT, Ledger.CONFLICTING)
+    assert [finding.passed for finding in recorded.findings] == [False]
+    assert "another signature" in recorded.findings[0].explanation
 
 
 # --- 36: resources, in the worker that can be killed

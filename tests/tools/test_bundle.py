@@ -1,5 +1,6 @@
 """A stranger with public programs alone can check a bundle, and notices what was changed in it."""
 
+import contextlib
 import hashlib
 import io
 import json
@@ -475,18 +476,19 @@ def test_a_folder_is_not_a_place_for_a_bundle(contents: BundleContents, tmp_path
         write_bundle(tmp_path / "missing" / "out.zip", contents, None)
 
 
-@pytest.fixture
+@contextlib.contextmanager
 def small_disk() -> Iterator[None]:
-    """No file may grow beyond a few kilobytes, as on a disk that is full."""
+    """No file may grow beyond a few kilobytes, as on a disk that is full; not for longer, for pytest writes too."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (4000, hard))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
-@pytest.mark.usefixtures("small_disk")
 def test_nothing_is_left_where_the_disk_is_full(contents: BundleContents, tmp_path: Path) -> None:
-    with pytest.raises(DiskFullError):
+    with pytest.raises(DiskFullError), small_disk():
         write_bundle(tmp_path / "out.zip", contents, None)
     assert list(tmp_path.iterdir()) == []
 
