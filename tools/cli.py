@@ -370,8 +370,6 @@ def verify(
     chosen = dataclasses.replace(chosen, sidecar=sidecar, log_key=log_key, online=online)
     worst, shown = 0, []
     with _standard_input(files) as paths, beliefs(home, chosen, now) as held:
-        for note in held.notes:
-            click.echo(f"note: {note.explanation}", err=True)
         for name, (nameless, found) in zip(files, check_files(paths, held, parsed, entry), strict=True):
             report = renamed(nameless, name)
             click.echo(as_json(report) if as_lines else as_text(report))
