@@ -1,12 +1,14 @@
-"""Who signed for the claim besides its signer (CAWG Identity Assertion 1.1).
+"""Who signed for statements of a record besides its signer (CAWG Identity Assertion 1.1).
 
-An identity is recognised if its own credential stands under an identity list,
-and by nothing else: anchors for signers or for time-stampers recognise none, and
-a recognised identity says nothing of who signed the claim. It never changes what
-is known of the signer, the content or the time.
+An identity speaks for what it refers to and for nothing else: one that refers to the
+media's hash alone can be moved into a record that says other things of the same media,
+so `Identity.covers` tells what was signed for. An identity is recognised if its own
+credential stands under an identity list, and by nothing else: anchors for signers or
+for time-stampers recognise none, and a recognised identity says nothing of who signed
+the claim. It never changes what is known of the signer, the content or the time.
 
 Not verified here: that the claim names the assertions an identity refers to, which
-`authn.claim` does; whether the credential was withdrawn; a time-stamp inside the
+`authn.claim` does; a withdrawal that none of the given statuses tells of; a time-stamp inside the
 identity's own signature, so that the moment must be proven by the claim's. An
 identity vouched for by an aggregator or by a kind of credential not known here is
 named and never recognised. So is one that refers to an earlier version's
@@ -25,9 +27,10 @@ from cryptography.x509.oid import ExtendedKeyUsageOID
 from authn import cbor, cose, jumbf
 from authn.chain import build_chain
 from authn.errors import CertificateError, MediaError
-from authn.evidence import Code, Finding, Identity, Panel
+from authn.evidence import Code, Finding, Identity, Panel, Revocation
 from authn.plain import plain
 from authn.profile import check_profile
+from authn.revocation import NO_STATUSES, Statuses, check_revocation
 from authn.signer import certificate_facts
 from authn.trust import Purpose, TrustList
 
@@ -45,6 +48,7 @@ _HASHES = frozenset({"sha256", "sha384", "sha512"})
 _DOCUMENT_SIGNING = x509.ObjectIdentifier("1.3.6.1.5.5.7.3.36")
 # CA/Browser Forum, S/MIME requirements: the holder's name was checked, not only the mailbox.
 _NAME_CHECKED = frozenset(f"2.23.140.1.5.{kind}.{form}" for kind in (2, 3, 4) for form in (2, 3))
+_AGAINST = frozenset({Revocation.REVOKED, Revocation.REVOKED_TIME_UNKNOWN, Revocation.DISOWNED})
 _MAIL_ENDS = datetime(2027, 4, 1, tzinfo=UTC)
 
 _Map = dict[str | int | bytes, cbor.Value]
@@ -64,18 +68,43 @@ class _Signed:
     signature: bytes
 
 
-def check_identities(
-    manifest: jumbf.ManifestBoxes, lists: tuple[TrustList, ...], at: datetime
-) -> tuple[tuple[Identity, ...], tuple[Finding, ...]]:
-    """Every identity in the manifest and a finding for each, judged at `at`: the proven time, or else now.
+@dataclass(frozen=True, slots=True)
+class _Judged:
+    """What credentials are judged by, and as of when."""
 
-    A list for another purpose is an error, not a list that happens not to help.
+    lists: tuple[TrustList, ...]
+    statuses: Statuses
+    proven: datetime | None
+    at: datetime
+
+    @property
+    def moment(self) -> datetime:
+        """When a credential had to stand."""
+        return self.proven or self.at
+
+
+def check_identities(
+    manifest: jumbf.ManifestBoxes,
+    lists: tuple[TrustList, ...],
+    at: datetime,
+    statuses: Statuses = NO_STATUSES,
+    proven: datetime | None = None,
+) -> tuple[tuple[Identity, ...], tuple[Finding, ...]]:
+    """Every identity in the manifest and a finding for each, judged at the time `proven` for the claim.
+
+    `at` is the moment of the check: without a proven time the credentials must stand
+    then, and the statuses are read as of then in any case. A list for another purpose is
+    an error, not a list that happens not to help.
     """
     if any(trusted.purpose is not Purpose.IDENTITY for trusted in lists):
         raise CertificateError("a list that is not for identities was given to recognise them by")
     held = [assertion for assertion in manifest.assertions if _LABEL.fullmatch(assertion.label)]
-    identities = tuple(_identity(assertion, manifest, lists, at) for assertion in held[:MAX_IDENTITIES])
-    findings = [_finding(item, assertion.label) for item, assertion in zip(identities, held, strict=False)]
+    by = _Judged(lists, statuses, proven, at)
+    identities = tuple(_identity(assertion, manifest, by) for assertion in held[:MAX_IDENTITIES])
+    statements = _statements(manifest)
+    findings = [
+        _finding(item, assertion.label, statements) for item, assertion in zip(identities, held, strict=False)
+    ]
     if (left := len(held) - MAX_IDENTITIES) > 0:
         findings.append(
             Finding.fails(
@@ -86,7 +115,15 @@ def check_identities(
     return identities, tuple(replace(finding, panel=Panel.CLAIMED) for finding in findings)
 
 
-def _finding(identity: Identity, label: str) -> Finding:
+def _statements(manifest: jumbf.ManifestBoxes) -> int:
+    """How many statements the record has, but for the media's hash, that an identity of it could sign for.
+
+    An identity cannot sign for itself, so that one of several is no statement.
+    """
+    return sum(not item.label.startswith(_HARD_BINDING) for item in manifest.assertions) - 1
+
+
+def _finding(identity: Identity, label: str, statements: int) -> Finding:
     if identity.problem is not None:
         return Finding.fails(
             Code.IDENTITY_RECOGNISED, f"the identity in {label} is not recognised: {identity.problem}"
@@ -94,29 +131,37 @@ def _finding(identity: Identity, label: str) -> Finding:
     holder = ", ".join(filter(None, (identity.name, identity.organisation))) or "a holder without a name"
     return Finding.holds(
         Code.IDENTITY_RECOGNISED,
-        f"{holder} signed for this record, by a credential that the list {identity.list} recognises",
+        f"{holder} signed for {_covered(identity, statements)},"
+        f" by a credential that the list {identity.list} recognises",
     )
 
 
-def _identity(
-    assertion: jumbf.Assertion, manifest: jumbf.ManifestBoxes, lists: tuple[TrustList, ...], at: datetime
-) -> Identity:
-    """One identity. A name is given only once its key has signed for this very manifest."""
+def _covered(identity: Identity, statements: int) -> str:
+    others = sum(not label.startswith(_HARD_BINDING) for label in identity.covers)
+    return (
+        f"the media's hash and {others} of the record's {statements} statements"
+        if others
+        else ("the media's hash, and for none of the record's statements")
+    )
+
+
+def _identity(assertion: jumbf.Assertion, manifest: jumbf.ManifestBoxes, by: _Judged) -> Identity:
+    """One identity. A name is given only once its key has signed for assertions of this very manifest."""
     kind = "unreadable"
     try:
         # 1. Its shape, and the exact bytes that were signed (CAWG 1.1, sections 5 and 7.1).
         signed = _parse(assertion)
         kind = plain(signed.kind, 80)
         # 2. What it signs for: this manifest's assertions, and its one hard binding (section 5.1).
-        _check_references(signed.references, assertion, manifest)
+        covers = _check_references(signed.references, assertion, manifest)
         # 3. The signature over it, by the key of the credential it came with (section 8.2).
         chain = _signers(signed)
     except MediaError as error:
         return Identity(kind, "", "", "", None, str(error))
     # 4. The credential under a list of identities, and of a kind that names its holder (section 8.2.3).
     facts = certificate_facts(chain[0])
-    recognised, problem = _recognised(chain, lists, at)
-    return Identity(kind, facts.name, facts.organisation, facts.issuer, recognised, problem)
+    recognised, problem = _recognised(chain, by)
+    return Identity(kind, facts.name, facts.organisation, facts.issuer, recognised, problem, covers)
 
 
 # --- 1. Shape
@@ -203,16 +248,17 @@ def _head(data: bytes, position: int) -> tuple[int, int, int]:
 
 def _check_references(
     references: list[_Map], assertion: jumbf.Assertion, manifest: jumbf.ManifestBoxes
-) -> None:
+) -> tuple[str, ...]:
+    """The labels of what it refers to, each of which is there as it was signed for."""
     held = {item.label: item.box for item in manifest.assertions}
     default = _claim_hash(manifest)
-    named: set[str] = set()
+    named: list[str] = []
     for label, reference in _labelled(references, manifest):
         if label == assertion.label:
             raise _RefusedError("it refers to itself")
         if label in named:
             raise _RefusedError("it refers to the same assertion twice")
-        named.add(label)
+        named.append(label)
         if label not in held:
             raise _RefusedError("it refers to an assertion that is not there")
         name, digest = reference.get("alg", default), reference.get("hash")
@@ -227,6 +273,7 @@ def _check_references(
         raise _RefusedError("it does not refer to the hash that binds the record to the media")
     if len(bindings) != 1:
         raise _RefusedError("more than one hash binds the record to the media")
+    return tuple(plain(label, 120) for label in named)
 
 
 def _labelled(references: list[_Map], manifest: jumbf.ManifestBoxes) -> Iterator[tuple[str, _Map]]:
@@ -268,22 +315,33 @@ def _signers(signed: _Signed) -> tuple[x509.Certificate, ...]:
 # --- 4. Recognition
 
 
-def _recognised(
-    chain: tuple[x509.Certificate, ...], lists: tuple[TrustList, ...], at: datetime
-) -> tuple[str | None, str | None]:
+def _recognised(chain: tuple[x509.Certificate, ...], by: _Judged) -> tuple[str | None, str | None]:
     """The list that knows the credential, or why none does."""
     problems: list[str] = []
-    for trusted in lists:
-        found = build_chain(chain[0], chain[1:], trusted.anchors, at)
+    for trusted in by.lists:
+        found = build_chain(chain[0], chain[1:], trusted.anchors, by.moment)
         if found.path is None:
             problems.append(f"by the list {plain(trusted.name, 80)}, {found.reason}")
             continue
-        faults = [violation.explanation for violation in check_profile(found.path, trusted.profile, at)]
-        faults += _unfit(chain[0], at)
+        faults = [
+            violation.explanation for violation in check_profile(found.path, trusted.profile, by.moment)
+        ]
+        faults += _unfit(chain[0], by.moment)
+        faults += _withdrawn(found.path, by)
         if not faults:
             return trusted.name, None
         problems.append(f"by the list {plain(trusted.name, 80)}, {faults[0]}")
     return None, plain("; ".join(("no identity list recognises the credential", *problems)), 400)
+
+
+def _withdrawn(path: tuple[x509.Certificate, ...], by: _Judged) -> Iterator[str]:
+    """Why its issuer's word stands against the credential.
+
+    The claim's signature is over the identity, so a time proven for it holds for the identity too.
+    """
+    facts = check_revocation(path, by.statuses, by.proven, by.at)
+    if facts.state in _AGAINST:
+        yield facts.explanation
 
 
 def _unfit(leaf: x509.Certificate, at: datetime) -> Iterator[str]:

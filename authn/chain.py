@@ -7,6 +7,7 @@ Nobody is asked whether a certificate was withdrawn.
 """
 
 import functools
+import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -25,6 +26,7 @@ MAX_CERTIFICATE = 64 << 10
 _REMEMBERED = 1024
 
 MAX_PATH = 6
+MAX_PATHS = 8
 MAX_PRESENTED = 16
 _MAX_STEPS = 64
 
@@ -62,6 +64,8 @@ class Chain:
 
     path: tuple[x509.Certificate, ...] | None
     reasons: tuple[str, ...]
+    others: tuple[tuple[x509.Certificate, ...], ...] = ()
+    """More paths to an anchor, by other certificates of the same authorities; which comes first is the file's choice."""
 
     @property
     def reason(self) -> str:
@@ -88,9 +92,9 @@ def build_chain(
     6 certificates in a path and 64 signature checks.
     """
     search = _Search(tuple(presented[:MAX_PRESENTED]), tuple(anchors), at)
-    path = next(search.paths((leaf,)), None)
-    if path is not None:
-        return Chain(path, ())
+    found = tuple(itertools.islice(search.paths((leaf,)), MAX_PATHS))
+    if found:
+        return Chain(found[0], (), found[1:])
     reasons = tuple(dict.fromkeys(search.reasons)) or (
         "no certificate of its issuer was presented or is listed",
     )

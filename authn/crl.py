@@ -18,8 +18,11 @@ from authn.errors import MalformedDerError, StatusError
 from authn.statement import UNREADABLE, Refusal, Said, Statement, dating_fault, name_of
 
 MAX_CRL = 32 << 20
+MAX_CRLS = 32
 
-_REMEMBERED = 16
+# What is read of one path is still remembered at the next file.
+_REMEMBERED = 2 * MAX_CRLS
+_REMEMBERED_NAMES = 256
 _EXPIRED_ON_CRL = x509.ObjectIdentifier("2.5.29.60")
 _UNDERSTOOD = (x509.IssuingDistributionPoint, x509.AuthorityKeyIdentifier, x509.CRLNumber)
 _UNDERSTOOD_OF_ENTRIES = (x509.CRLReason, x509.InvalidityDate)
@@ -48,6 +51,13 @@ def dated(data: bytes) -> datetime | None:
     """The thisUpdate that a list claims, not verified; None if it cannot be read."""
     loaded = _load(data)
     return None if isinstance(loaded, Refusal) else loaded.last_update_utc
+
+
+@functools.lru_cache(_REMEMBERED_NAMES)
+def issuer_of(data: bytes) -> x509.Name | None:
+    """The issuer that a list names, not verified; None if it cannot be read."""
+    loaded = _load(data)
+    return None if isinstance(loaded, Refusal) else loaded.issuer
 
 
 def said_of(

@@ -169,6 +169,8 @@ class RevocationFacts:
     since: datetime | None = None
     reason: str | None = None
     source: str | None = None
+    complete: bool = False
+    """Whether every certificate below the anchor was spoken for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,6 +223,8 @@ class Identity:
     issuer: str
     list: str | None
     problem: str | None
+    covers: tuple[str, ...] = ()
+    """The labels of the assertions it signed for; empty where its signature does not hold."""
 
 
 @dataclass(frozen=True, slots=True)

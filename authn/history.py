@@ -16,7 +16,7 @@ from authn.errors import Error
 from authn.evidence import Code, Credentials, Finding, History, Signer, Step, Window
 from authn.manifest import Reading, UnverifiedIngredient, UnverifiedManifest
 from authn.plain import plain
-from authn.signer import Lists, certificate_facts, check_signer, check_time
+from authn.signer import Lists, certificate_facts, check_signer, check_time, nobody
 
 _SIGNER_CODES = ("signingCredential.", "cawg.", "timeStamp.")
 
@@ -136,7 +136,7 @@ def _step(past: _Past, ingredient: UnverifiedIngredient, below: tuple[str, ...])
     # C2PA 2.2, 10.3.2.2: whoever opened the file had to check it; without a recorded match nobody did.
     found: list[str] = []
     if not any(code in CONTENT_MATCHES for code in ingredient.recorded_passes):
-        if _records_failures_only(past, below[-1]):
+        if not ingredient.told and _records_failures_only(past, below[-1]):
             step = replace(step, notes=(UNTOLD,))
         else:
             found.append("content-never-checked")
@@ -150,7 +150,7 @@ def _step(past: _Past, ingredient: UnverifiedIngredient, below: tuple[str, ...])
     valid = signed.verifies(boxes.claim)
     lists = past.lists.with_answers(signed.answers)
     time = check_time(signed, later_tokens(tuple(past.boxes.values()), boxes.label), lists, past.at)
-    signer = check_signer(signed.chain, lists, time.signature.not_after if valid else None, past.at)
+    signer = check_signer(signed.chain, lists, time.signature.not_after, past.at) if valid else nobody()
     found += sorted(set(mismatches(boxes, past.redacted)))
     if not valid:
         found.append("signature-broken")

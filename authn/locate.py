@@ -30,7 +30,10 @@ def locate(media: Media) -> bytes | None:
         return media.sidecar
     look = _PLACES.get(media.kind)
     found = look(media) if look is not None else None
-    return found if found is not None and _is_store(found) else None
+    if found is None or not _is_store(found):
+        return None
+    # Room that was reserved for a longer record may follow it (C2PA 2.2, A.3).
+    return found[: int.from_bytes(found[:4], "big")] if found[:4] > b"\0\0\0\x01" else found
 
 
 def _is_store(found: bytes) -> bool:

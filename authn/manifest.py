@@ -62,6 +62,8 @@ class UnverifiedIngredient:
     recorded_passes: tuple[str, ...]
     recorded_failures: tuple[str, ...]
     thumbnail: str | None = None
+    told: bool = False
+    """Whether the record has a place for what held, and not for failures only (C2PA 1.x)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,11 +71,6 @@ class UnverifiedManifest:
     """One manifest as the SDK reports it, before anything is believed."""
 
     label: str
-    title: str | None
-    generator: str | None
-    actions: tuple[str, ...]
-    source_types: tuple[str, ...]
-    claimed_at: str | None
     ingredients: tuple[UnverifiedIngredient, ...]
 
 
@@ -178,29 +175,8 @@ def _statuses(items: list[dict[str, Any]]) -> tuple[Status, ...]:
 
 
 def _manifest(label: str, body: dict[str, Any]) -> UnverifiedManifest:
-    actions = [
-        action
-        for assertion in body.get("assertions", [])
-        if str(assertion.get("label", "")).startswith("c2pa.actions")
-        for action in _list(_dict(assertion.get("data")).get("actions"))
-        if isinstance(action, dict)
-    ]
-    generators = _list(body.get("claim_generator_info"))
-    first = _dict(generators[0]) if generators else {}
-    generator = " ".join(str(first[part]) for part in ("name", "version") if first.get(part))
-    return UnverifiedManifest(
-        label,
-        _text(body.get("title")),
-        plain(generator, 120) or _text(body.get("claim_generator")),
-        tuple(plain(str(action.get("action", "")), 60) for action in actions[:50]),
-        tuple(
-            plain(str(action["digitalSourceType"]), 120).rsplit("/", 1)[-1]
-            for action in actions[:50]
-            if action.get("digitalSourceType")
-        ),
-        next((plain(str(action["when"]), 40) for action in actions if action.get("when")), None),
-        tuple(_ingredient(item) for item in _list(body.get("ingredients")) if isinstance(item, dict)),
-    )
+    ingredients = (item for item in _list(body.get("ingredients")) if isinstance(item, dict))
+    return UnverifiedManifest(label, tuple(map(_ingredient, ingredients)))
 
 
 def _ingredient(body: dict[str, Any]) -> UnverifiedIngredient:
@@ -213,6 +189,7 @@ def _ingredient(body: dict[str, Any]) -> UnverifiedIngredient:
         tuple(status.code for status in _statuses(_list(recorded.get("success")))),
         tuple(status.code for status in _statuses([*_list(recorded.get("failure")), *older])),
         str(_dict(body.get("thumbnail")).get("identifier") or "").rpartition("/")[2] or None,
+        isinstance(body.get("validation_results"), dict),
     )
 
 
@@ -222,10 +199,6 @@ def _dict(value: object) -> dict[str, Any]:
 
 def _list(value: object) -> list[Any]:
     return value if isinstance(value, list) else []
-
-
-def _text(value: object) -> str | None:
-    return plain(str(value), 200) if value else None
 
 
 def write(

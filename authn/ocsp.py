@@ -55,8 +55,11 @@ def dated(data: bytes) -> datetime | None:
 
 def said_of(
     data: bytes, certificate: x509.Certificate, issuer: x509.Certificate, at: datetime
-) -> Statement | Refusal | None:
-    """What the answer says of `certificate`, which `issuer` issued; None if it is about others."""
+) -> tuple[Statement, ...] | Refusal | None:
+    """What the answer says of `certificate`, which `issuer` issued; None if it is about others.
+
+    Of an answer that contradicts itself, the worst, and each withdrawal if there are several.
+    """
     # 1. It is about this certificate (RFC 6960, 3.2, 1).
     parsed = answer.parse(data)
     if isinstance(parsed, Refusal):
@@ -68,36 +71,51 @@ def said_of(
     about = [single for single in parsed.singles if names.match(single)]
     if not about:
         return None
-    single = max(about, key=lambda item: (item.said, item.this_update))
+    said = max(single.said for single in about)
+    about = [single for single in about if single.said is said]
 
-    # 2. Its dates can be (3.2, 5 and 6; 4.2.2.1).
-    fault = dating_fault(single.this_update, single.next_update, at)
-    if fault is None and parsed.produced_at > at + TOLERANCE:
-        fault = f"is dated in the future ({moment(parsed.produced_at)})"
+    # 2. Its dates can be (3.2, 5 and 6; 4.2.2.1), and nothing in it is beyond us (4.4).
+    faults = [_single_fault(parsed, single, at) for single in about]
+    about = [single for single, fault in zip(about, faults, strict=True) if fault is None]
+    if not about:
+        return Refusal(f"an OCSP answer {faults[0]}")
 
-    # 3. Nothing in it is beyond us (4.4).
-    foreign = parsed.foreign or single.foreign
-    if fault is None and foreign is not None:
-        fault = f"has a critical extension that is not understood ({foreign})"
-    if fault is not None:
-        return Refusal(f"an OCSP answer {fault}")
-
-    # 4. Whoever signed it may speak for the issuer (3.2, 2 to 4; 4.2.2.2).
+    # 3. Whoever signed it may speak for the issuer (3.2, 2 to 4; 4.2.2.2).
     responder = _responder(data, issuer)
     if isinstance(responder, Refusal):
         return Refusal(f"an OCSP answer {responder.reason}")
     if responder == certificate:
         return Refusal("an OCSP answer was signed by the very certificate that it is about")
-    return Statement(
-        single.said,
-        single.this_update,
-        single.next_update,
-        f"OCSP answer by {name_of(responder.subject)}",
-        single.since,
-        single.reason,
-        single.remembers,
-        None if responder == issuer else responder,
+    delegate = None if responder == issuer else responder
+    return tuple(
+        Statement(
+            single.said,
+            single.this_update,
+            _end(single, delegate),
+            f"OCSP answer by {name_of(responder.subject)}",
+            single.since,
+            single.reason,
+            single.remembers,
+            delegate,
+        )
+        for single in about
     )
+
+
+def _single_fault(parsed: UnverifiedAnswer, single: UnverifiedSingle, at: datetime) -> str | None:
+    if fault := dating_fault(single.this_update, single.next_update, at):
+        return fault
+    if parsed.produced_at > at + TOLERANCE:
+        return f"is dated in the future ({moment(parsed.produced_at)})"
+    foreign = parsed.foreign or single.foreign
+    return None if foreign is None else f"has a critical extension that is not understood ({foreign})"
+
+
+def _end(single: UnverifiedSingle, delegate: x509.Certificate | None) -> datetime | None:
+    """Until when it is good: a delegate's word no longer than the delegate's certificate."""
+    if delegate is None or single.next_update is None:
+        return single.next_update
+    return min(single.next_update, delegate.not_valid_after_utc)
 
 
 def ocsp_request(certificate: bytes, issuer: bytes) -> bytes:

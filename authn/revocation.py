@@ -12,24 +12,32 @@ import base64
 import binascii
 import hashlib
 import itertools
+import math
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
+from urllib.parse import urlsplit
 
 from cryptography import x509
 from cryptography.x509.oid import AuthorityInformationAccessOID
 
-from authn import crl, ocsp
+from authn import crl, der, ocsp
 from authn.chain import read_certificate, unreadable
 from authn.errors import CertificateError, StatusError
 from authn.evidence import Revocation, RevocationFacts
 from authn.statement import TOLERANCE, UNREADABLE, Refusal, Said, Statement, moment, name_of
 
-MAX_CRLS = 32
+MAX_CRLS = crl.MAX_CRLS
 MAX_ANSWERS = 1024
+# After these reasons what was signed before still counts (RFC 3161, 4). After any other whoever
+# has the key can write whatever he likes, and whatever time he likes.
+HONEST_ENDS = frozenset({"affiliationChanged", "superseded", "cessationOfOperation"})
 
+# Of so many lists the issuer's name is looked at; the rest is not.
+_MAX_LISTS = 1024
 _MAX_ADDRESSES = 4
+_PORTS = {"http": 80, "https": 443}
 _ADDRESS = re.compile(r"https?://[!-~]{1,1000}")
 _PEM = re.compile(
     rb"-----BEGIN X509 CRL-----\r?\n([A-Za-z0-9+/=\r\n]+)-----END X509 CRL-----[ \t]*(?:\r?\n)?\Z"
@@ -110,24 +118,41 @@ def check_revocation(
 
     `signed_at` is a proven bound and nothing less; without one it is None. The
     anchor itself is not judged: it is believed because somebody configured it.
+    A leaf that nobody spoke for is not checked, unless what was said above takes
+    it along. Above it silence is told, and `complete` is then false.
     """
     if not statuses.crls and not statuses.answers:
         return RevocationFacts()
     if len(path) < 2:
         return RevocationFacts(explanation="nobody is known who could have withdrawn the certificate")
-    found = [
-        _judge(certificate, issuer, _called(depth, certificate), statuses, signed_at, at)
-        for depth, (certificate, issuer) in enumerate(itertools.pairwise(path))
-    ]
-    leaf, above = found[0], found[1:]
-    worst = max(found, key=lambda facts: _GRAVITY[facts.state])
-    silent = [facts for facts in above if facts.state is Revocation.NOT_CHECKED]
-    if worst.state is Revocation.NOT_CHECKED and leaf.state is Revocation.GOOD:
-        others = "the certificate above it" if len(silent) == 1 else "certificates above it"
-        return replace(leaf, explanation=f"{leaf.explanation}; nothing is known about {others}")
-    if worst is not leaf and leaf.state is Revocation.NOT_CHECKED:
-        return replace(worst, explanation=f"{worst.explanation}; nothing is known about the one below it")
-    return worst
+    # 1. From the anchor down: whoever was withdrawn does not speak for those below.
+    found: list[RevocationFacts] = []
+    heard = True
+    for depth, (certificate, issuer) in reversed(list(enumerate(itertools.pairwise(path)))):
+        which = _called(depth, certificate)
+        facts = _judge(certificate, issuer, which, statuses, signed_at, at)
+        if not heard:
+            facts = _unheard(which, facts)
+        heard = heard and not _ends_trust(facts)
+        found.insert(0, facts)
+
+    # 2. The worst of those that were spoken for.
+    silent = [depth for depth, facts in enumerate(found) if facts.state is Revocation.NOT_CHECKED]
+    spoken = [facts for facts in found if facts.state is not Revocation.NOT_CHECKED]
+    leaf = found[0]
+    if not spoken:
+        return leaf
+    worst = max(spoken, key=_rank)
+
+    # 3. What is known of those above does not speak for the leaf, unless it takes the leaf with it.
+    if 0 in silent and not _ends_trust(worst):
+        if worst.state is Revocation.GOOD:
+            return leaf
+        return replace(leaf, explanation=f"{leaf.explanation}; {worst.explanation}")
+    if not silent:
+        return replace(worst, complete=True)
+    unknown = " and ".join(_called(depth, path[depth]).rstrip(",") for depth in silent)
+    return replace(worst, explanation=f"{worst.explanation}; nothing is known about {unknown}")
 
 
 def status_addresses(certificate: bytes) -> Addresses:
@@ -152,6 +177,22 @@ def status_addresses(certificate: bytes) -> Addresses:
                 for name in point.full_name or ()
             )
     return Addresses(tuple(responders[:_MAX_ADDRESSES]), tuple(lists[:_MAX_ADDRESSES]))
+
+
+def host_of(url: str) -> str | None:
+    """Who would be contacted: in small letters, with the port where it is not the scheme's own.
+
+    None for an address that is not of the web, that names nobody, or that names a user.
+    """
+    try:
+        parts = urlsplit(url)
+        host, port = parts.hostname, parts.port
+    except ValueError:
+        return None
+    if not host or parts.scheme not in _PORTS or "@" in parts.netloc or "\\" in url:
+        return None
+    written = f"[{host}]" if ":" in host else host
+    return written if port in (None, _PORTS[parts.scheme]) else f"{written}:{port}"
 
 
 def _addresses(names: Iterable[x509.GeneralName]) -> list[str]:
@@ -196,33 +237,47 @@ def _judge(
     signed_at: datetime | None,
     at: datetime,
 ) -> RevocationFacts:
-    # 1. Collect the statements that count.
     if unreadable(certificate) or unreadable(issuer):
         return _silent(which, "it cannot be taken apart")
-    statements, refusals = _collect(certificate, issuer, statuses, at)
+    heard = _collect(certificate, issuer, statuses, at)
+    facts = _weigh(certificate, which, heard, signed_at, at)
+    if not heard.cut:
+        return facts
+    return replace(facts, explanation=f"{facts.explanation}; more statuses were given than are read")
 
-    # 2. A withdrawal that cannot be taken back stands against everything else, however old it is.
+
+def _weigh(
+    certificate: x509.Certificate, which: str, heard: "_Heard", signed_at: datetime | None, at: datetime
+) -> RevocationFacts:
+    # 1. A withdrawal that cannot be taken back stands against everything else, however old it is.
+    statements = heard.statements
     permanent = [statement for statement in statements if statement.permanent]
     if permanent:
         verdicts = [_withdrawn(which, statement, signed_at) for statement in permanent]
-        return max(verdicts, key=lambda facts: _GRAVITY[facts.state])
+        return max(verdicts, key=lambda facts: (_rank(facts), facts.as_of, facts.explanation))
 
-    # 3. A hold stands until something newer was said.
-    newest = max(statements, key=lambda item: (item.this_update, item.said), default=None)
+    # 2. A hold stands until something newer was said.
+    newest = max(statements, key=_recency, default=None)
     if newest is None:
         nothing = "no status given is about it"
-        return _silent(which, "; ".join(dict.fromkeys(item.reason for item in refusals[:3])) or nothing)
+        reasons = dict.fromkeys(item.reason for item in heard.refusals[:3])
+        return _silent(which, "; ".join(reasons) or nothing)
     if newest.said is Said.WITHDRAWN:
         return _withdrawn(which, newest, signed_at)
 
-    # 4. Anything else counts while it can be relied on. (Holds before the newest statement were released.)
+    # 3. Anything else counts while it can be relied on, and until something worse was said, whether
+    # that can be relied on or not. (Holds before the newest statement were released.)
     faults = {item: _staleness(item, certificate, signed_at, at) for item in statements}
-    usable = [item for item, fault in faults.items() if fault is None and item.said is not Said.WITHDRAWN]
-    held = max((item.this_update for item in statements if item.said is Said.WITHDRAWN), default=None)
-    usable = [item for item in usable if held is None or item.this_update > held]
+    usable = [
+        item
+        for item, fault in faults.items()
+        if fault is None
+        and not any(other.said > item.said and other.this_update >= item.this_update for other in statements)
+    ]
+    usable = [item for item in usable if item.said is not Said.WITHDRAWN]
     if not usable:
         return _silent(which, faults[newest] or "")
-    latest = max(usable, key=lambda item: (item.this_update, item.said))
+    latest = max(usable, key=_recency)
     if latest.said is Said.UNKNOWN:
         sentence = f"the issuer does not know {which.rstrip(',')}, according to the {latest.source}"
         return RevocationFacts(Revocation.DISOWNED, sentence, as_of=latest.this_update, source=latest.source)
@@ -234,30 +289,86 @@ def _judge(
     )
 
 
+def _rank(facts: RevocationFacts) -> tuple[int, bool, float]:
+    """The greater is the worse: the graver, then the less honest end, then the earlier one."""
+    return _GRAVITY[facts.state], facts.reason not in HONEST_ENDS, _earliness(facts.since)
+
+
+def _recency(statement: Statement) -> tuple[datetime, Said, float, str]:
+    """The greater is the newer; of one moment, the worse."""
+    return statement.this_update, statement.said, _earliness(statement.since), statement.source
+
+
+def _earliness(since: datetime | None) -> float:
+    return math.inf if since is None else -since.timestamp()
+
+
+def _ends_trust(facts: RevocationFacts) -> bool:
+    """Whether the bearer of the key is no longer heard, nor what rests on the key believed for its own sake."""
+    if facts.state is Revocation.SIGNED_BEFORE:
+        return facts.reason not in HONEST_ENDS
+    return _GRAVITY[facts.state] > _GRAVITY[Revocation.SIGNED_BEFORE]
+
+
+def _unheard(which: str, facts: RevocationFacts) -> RevocationFacts:
+    """What is left of an issuer's word when the issuer was itself withdrawn.
+
+    Whoever has a stolen key can call his own certificates good, or end them
+    late and honestly. Nobody gains by calling one withdrawn beyond all doubt,
+    and that may have been said before the theft: so that alone is kept.
+    """
+    if facts.state is Revocation.REVOKED:
+        return facts
+    return _silent(which, "whoever issued it was itself withdrawn and is not heard")
+
+
+@dataclass(frozen=True, slots=True)
+class _Heard:
+    """What was heard about one certificate, and whether something that may be about it was not read."""
+
+    statements: tuple[Statement, ...]
+    refusals: tuple[Refusal, ...]
+    cut: bool
+
+
 def _collect(
     certificate: x509.Certificate, issuer: x509.Certificate, statuses: Statuses, at: datetime
-) -> tuple[list[Statement], list[Refusal]]:
-    lists, answers = statuses.crls[:MAX_CRLS], statuses.answers[:MAX_ANSWERS]
-    heard = [crl.said_of(data, certificate, issuer, at) for data in lists]
-    heard += [
-        _unless_withdrawn(ocsp.said_of(data, certificate, issuer, at), issuer, lists, at) for data in answers
-    ]
-    return (
-        [item for item in heard if isinstance(item, Statement)],
-        [item for item in heard if isinstance(item, Refusal)],
+) -> _Heard:
+    # Those that may be about it come first. What cannot be read may at least be named.
+    named = [(crl.issuer_of(data), data) for data in statuses.crls[:_MAX_LISTS]]
+    lists = [data for name, data in named if name == issuer.subject]
+    serial = der.integer(certificate.serial_number)
+    answers = [data for data in statuses.answers if serial in data]
+    cut = len(statuses.crls) > _MAX_LISTS or len(lists) > MAX_CRLS or len(answers) > MAX_ANSWERS
+    lists = [*lists, *(data for name, data in named if name is None)][:MAX_CRLS]
+    answers = [*answers, *(data for data in statuses.answers if serial not in data)][:MAX_ANSWERS]
+
+    said = [crl.said_of(data, certificate, issuer, at) for data in lists]
+    for data in answers:
+        said += _unless_withdrawn(ocsp.said_of(data, certificate, issuer, at), issuer, lists, at)
+    return _Heard(
+        tuple(item for item in said if isinstance(item, Statement)),
+        tuple(item for item in said if isinstance(item, Refusal)),
+        cut,
     )
 
 
 def _unless_withdrawn(
-    heard: Statement | Refusal | None, issuer: x509.Certificate, lists: Sequence[bytes], at: datetime
-) -> Statement | Refusal | None:
-    """What was heard, unless its issuer withdrew the responder that said it."""
-    if not isinstance(heard, Statement) or heard.delegate is None:
+    heard: tuple[Statement, ...] | Refusal | None,
+    issuer: x509.Certificate,
+    lists: Sequence[bytes],
+    at: datetime,
+) -> Sequence[Statement | Refusal | None]:
+    """What was heard in one answer, unless its issuer withdrew the responder that said it."""
+    if not isinstance(heard, tuple):
+        return (heard,)
+    delegate = heard[0].delegate
+    if delegate is None:
         return heard
     for data in lists:
-        about = crl.said_of(data, heard.delegate, issuer, at)
+        about = crl.said_of(data, delegate, issuer, at)
         if isinstance(about, Statement) and about.said is Said.WITHDRAWN:
-            return Refusal("the certificate of the OCSP responder was itself withdrawn")
+            return (Refusal("the certificate of the OCSP responder was itself withdrawn"),)
     return heard
 
 

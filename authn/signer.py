@@ -29,7 +29,7 @@ from authn.evidence import (
 )
 from authn.plain import plain
 from authn.profile import Profile, Violation, check_profile
-from authn.revocation import NO_STATUSES, Statuses, check_revocation
+from authn.revocation import HONEST_ENDS, NO_STATUSES, Statuses, check_revocation
 from authn.timestamp.token import TimeEvidence, check_token
 from authn.trust import Purpose, TrustList
 
@@ -81,6 +81,13 @@ class TimeAnswer:
     token: bytes | None
     finding: Finding
     path: Path = ()
+    list: str | None = None
+    """The list under which the token stands, whatever it dates; and the moment it states."""
+    at: datetime | None = None
+
+    def standing(self, evidence: TimeEvidence) -> "TimeAnswer":
+        """The same, with where the token stands and what it states."""
+        return replace(self, list=evidence.list, at=evidence.gen_time)
 
 
 def check_time(
@@ -89,7 +96,7 @@ def check_time(
     """The windows that the token in the signature, and `later` ones from other manifests, prove."""
     answers = [_stamped(signed, lists, at)]
     answers += [
-        _token(cose.Stamp(token, signed.signature, over_signature=True), lists, at) for token in later
+        check_stamp(cose.Stamp(token, signed.signature, over_signature=True), lists, at) for token in later
     ]
     proven = [answer for answer in answers if answer.signature.not_after is not None]
     best = min(proven, key=lambda answer: answer.signature.not_after or at) if proven else answers[0]
@@ -103,14 +110,15 @@ def _stamped(signed: cose.ClaimSignature, lists: Lists, at: datetime) -> TimeAns
         return _undated("two time-stamp tokens contradict the format; neither counts")
     if signed.stamp is None:
         return _undated("no time-stamp token: nothing proves when this was signed")
-    return _token(signed.stamp, lists, at)
+    return check_stamp(signed.stamp, lists, at)
 
 
 def _undated(why: str, token: bytes | None = None, claim: Window = UNPROVEN) -> TimeAnswer:
     return TimeAnswer(UNPROVEN, claim, token, Finding.fails(Code.TIME_PROVEN, why))
 
 
-def _token(stamp: cose.Stamp, lists: Lists, at: datetime) -> TimeAnswer:
+def check_stamp(stamp: cose.Stamp, lists: Lists, at: datetime) -> TimeAnswer:
+    """What one token proves by itself."""
     evidence = check_token(stamp.token, stamp.message, lists.time_stampers, at)
     if not evidence.proven or evidence.gen_time is None:
         return _undated(evidence.reason, stamp.token)
@@ -124,31 +132,27 @@ def _token(stamp: cose.Stamp, lists: Lists, at: datetime) -> TimeAnswer:
             f"a time-stamp token by {authority} is of the older kind that dates the claim, not the signature",
             stamp.token,
             window,
-        )
-    return TimeAnswer(
-        window,
-        UNPROVEN,
-        stamp.token,
-        Finding.holds(Code.TIME_PROVEN, f"a time-stamp token by {authority} dates the signature"),
-        evidence.path,
-    )
-
-
-# RFC 3161, 4: after these, what the authority stamped before still counts. After any other
-# reason whoever has its key can write whatever time he likes.
-_HONEST_ENDS = frozenset({"affiliationChanged", "superseded", "cessationOfOperation"})
+        ).standing(evidence)
+    proven = Finding.holds(Code.TIME_PROVEN, f"a time-stamp token by {authority} dates the signature")
+    return TimeAnswer(window, UNPROVEN, stamp.token, proven, evidence.path).standing(evidence)
 
 
 def _withdrawn(evidence: TimeEvidence, lists: Lists, at: datetime) -> str | None:
-    """Why the authority's withdrawal takes the token with it, if it does."""
-    facts = check_revocation(evidence.path, lists.statuses, evidence.gen_time, at)
-    match facts.state:
-        case Revocation.GOOD | Revocation.NOT_CHECKED:
-            return None
-        case Revocation.SIGNED_BEFORE if facts.reason in _HONEST_ENDS:
-            return None
-        case _:
-            return f"the time-stamp authority's certificate was withdrawn: {facts.explanation}"
+    """Why the authority's withdrawal takes the token with it, if it does (RFC 3161, section 4).
+
+    After an honest end what the authority stamped before still counts. After any other
+    reason whoever has its key can write whatever time he likes.
+    """
+    for path in (evidence.path, *evidence.others):
+        facts = check_revocation(path, lists.statuses, evidence.gen_time, at)
+        match facts.state:
+            case Revocation.GOOD | Revocation.NOT_CHECKED:
+                continue
+            case Revocation.SIGNED_BEFORE if facts.reason in HONEST_ENDS:
+                continue
+            case _:
+                return f"the time-stamp authority's certificate was withdrawn: {facts.explanation}"
+    return None
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,12 +179,20 @@ def check_signer(
     when = "at the proven time" if proven else "now, since no time is proven"
     judged = [_under(chain, listed, moment, when) for listed in lists.signers]
     best = max(judged, key=lambda answer: _RANK[answer.state], default=None)
-    if best is None or not best.path:
+    if best is None or not best.paths:
         best = _under_none(chain, judged, moment, when)
-    if best.state is not Signer.RECOGNISED:
+    if best.state not in (Signer.RECOGNISED, Signer.EXPIRED_TIME_UNPROVEN):
         return best.answer(RevocationFacts(explanation=_UNASKED))
-    facts = check_revocation(best.path, lists.statuses, proven, at)
-    return replace(best, state=_after(facts.state)).answer(facts)
+    facts = _withdrawal([path for answer in judged for path in answer.paths], lists, proven, at)
+    return replace(best, state=_after(facts.state, best.state)).answer(facts)
+
+
+def nobody() -> SignerAnswer:
+    """Whose certificate it is where the signature does not hold: the chain may be copied from anywhere."""
+    facts = RevocationFacts(explanation="the signature does not hold, so there is no signer to ask about")
+    said = "the signature does not hold, so the certificates beside it say nothing about who signed"
+    findings = (Finding.fails(Code.SIGNER_CHAIN, said), _revocation_finding(facts))
+    return SignerAnswer(Signer.NOT_RECOGNISED, None, facts, findings, ())
 
 
 _UNASKED = "the signer is not recognised, so nobody's word on withdrawal was looked for"
@@ -191,16 +203,40 @@ _RANK = {
     Signer.REVOKED: 1,
     Signer.NOT_RECOGNISED: 0,
 }
+_GRAVITY = (
+    Revocation.GOOD,
+    Revocation.NOT_CHECKED,
+    Revocation.SIGNED_BEFORE_BY_LEDGER,
+    Revocation.SIGNED_BEFORE,
+    Revocation.DISOWNED,
+    Revocation.REVOKED_TIME_UNKNOWN,
+    Revocation.REVOKED,
+)
 
 
-def _after(state: Revocation) -> Signer:
+def _withdrawal(paths: list[Path], lists: Lists, proven: datetime | None, at: datetime) -> RevocationFacts:
+    """The gravest that is known of any path: which of them comes first is the file's choice, or a list's name's."""
+
+    def gravest(moment: datetime | None) -> RevocationFacts:
+        found = [check_revocation(path, lists.statuses, moment, at) for path in paths]
+        return max(found, key=lambda facts: _GRAVITY.index(facts.state))
+
+    facts = gravest(proven)
+    if facts.state is not Revocation.REVOKED_TIME_UNKNOWN or facts.since is None:
+        return facts
+    # Could a clock that others do not know still help? Only if a signature from just before would stand.
+    before = gravest(facts.since - timedelta(seconds=1))
+    return facts if before.state is Revocation.SIGNED_BEFORE else replace(facts, since=None)
+
+
+def _after(state: Revocation, otherwise: Signer) -> Signer:
     match state:
         case Revocation.REVOKED | Revocation.REVOKED_TIME_UNKNOWN | Revocation.SIGNED_BEFORE_BY_LEDGER:
             return Signer.REVOKED
         case Revocation.DISOWNED:
             return Signer.NOT_RECOGNISED
         case Revocation.GOOD | Revocation.SIGNED_BEFORE | Revocation.NOT_CHECKED:
-            return Signer.RECOGNISED
+            return otherwise
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,13 +245,13 @@ class _Judgment:
 
     state: Signer
     list: str
-    path: tuple[x509.Certificate, ...]
+    paths: tuple[Path, ...]
     findings: tuple[Finding, ...]
 
     def answer(self, facts: RevocationFacts) -> SignerAnswer:
         listed = self.list if self.state in (Signer.RECOGNISED, Signer.REVOKED) else None
         findings = (*self.findings, _revocation_finding(facts))
-        return SignerAnswer(self.state, listed, facts, findings, self.path if listed else ())
+        return SignerAnswer(self.state, listed, facts, findings, self.paths[0] if listed else ())
 
 
 def _revocation_finding(facts: RevocationFacts) -> Finding:
@@ -228,7 +264,10 @@ def _under(chain: tuple[x509.Certificate, ...], listed: TrustList, moment: datet
     leaf = chain[0]
     path = build_chain(leaf, chain[1:], listed.anchors, moment)
     # Out of date, perhaps, but issued by somebody we believe?
-    issued = path.path or build_chain(leaf, chain[1:], listed.anchors, leaf.not_valid_before_utc).path
+    when_issued = (
+        path if path.path else build_chain(leaf, chain[1:], listed.anchors, leaf.not_valid_before_utc)
+    )
+    issued = when_issued.path
     if issued is None:
         missing = Finding.fails(
             Code.SIGNER_CHAIN,
@@ -254,7 +293,7 @@ def _under(chain: tuple[x509.Certificate, ...], listed: TrustList, moment: datet
         state = Signer.EXPIRED_TIME_UNPROVEN
     else:
         state = Signer.NOT_RECOGNISED
-    return _Judgment(state, listed.name, issued, findings)
+    return _Judgment(state, listed.name, (issued, *when_issued.others), findings)
 
 
 def _under_none(

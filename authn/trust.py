@@ -19,7 +19,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from enum import StrEnum
-from urllib.parse import urlsplit
 
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
@@ -29,6 +28,7 @@ from authn.chain import read_certificate, unreadable
 from authn.errors import CertificateError
 from authn.plain import plain
 from authn.profile import Profile
+from authn.revocation import host_of
 
 MAX_LIST_BYTES = 1 << 20
 MAX_ANCHORS = 1000
@@ -140,6 +140,10 @@ class TrustList:
         """The list of somebody who believes nobody."""
         return cls("empty", purpose, _PROFILES[purpose][0], (), hashlib.sha256().digest())
 
+    def holds(self, anchor: bytes) -> bool:
+        """Whether the certificate (DER) is one of the anchors."""
+        return any(held.public_bytes(serialization.Encoding.DER) == anchor for held in self.anchors)
+
     def stale(self, at: datetime) -> bool:
         """Whether the list is older at `at` than it says it may be; one that does not say never is."""
         if self.dated is None or self.fresh_days is None:
@@ -181,7 +185,7 @@ class TrustList:
     def status_hosts(self) -> tuple[str, ...]:
         """The hosts that the anchors themselves name for asking whether they were withdrawn."""
         urls = (url for anchor in self.anchors for url in _status_urls(anchor))
-        return tuple(sorted({host for url in urls if (host := _host(url)) is not None}))
+        return tuple(sorted({host for url in urls if (host := host_of(url)) is not None}))
 
 
 @dataclass(frozen=True, slots=True)
@@ -359,16 +363,3 @@ def _status_urls(certificate: x509.Certificate) -> Iterator[str]:
         elif isinstance(extension.value, x509.CRLDistributionPoints):
             places = [name for point in extension.value for name in point.full_name or ()]
         yield from (place.value for place in places if isinstance(place, x509.UniformResourceIdentifier))
-
-
-def _host(url: str) -> str | None:
-    """The host of a web address, with its port if it names one; none for what is no such address."""
-    try:
-        parts = urlsplit(url)
-        port = parts.port
-    except ValueError:
-        return None
-    if parts.scheme not in ("http", "https") or parts.hostname is None:
-        return None
-    host = parts.hostname if port is None else f"{parts.hostname}:{port}"
-    return host if _HOST.fullmatch(host) else None

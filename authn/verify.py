@@ -46,7 +46,7 @@ from authn.locate import locate
 from authn.manifest import Reading, Sdk
 from authn.media import Media
 from authn.plain import plain
-from authn.signer import Lists, certificate_facts, check_signer, check_time
+from authn.signer import Lists, certificate_facts, check_signer, check_time, nobody
 
 MAX_ASSERTIONS = 1000
 
@@ -54,7 +54,11 @@ MAX_ASSERTIONS = 1000
 def verify_media(media: Media, sdk: Sdk, lists: Lists, at: datetime) -> Provenance:
     """Run every check on `media` as of `at`; the states follow from the findings."""
     # 1. Read the manifest store. The SDK's work grows with the square of the assertions, so they are counted first.
-    store, located = _located(media)
+    store = locate(media)
+    try:
+        located = () if store is None else jumbf.parse(store)
+    except MediaError as error:
+        return _nothing_to_check(Credentials.UNREADABLE, str(error))
     most = max((len(manifest.assertions) for manifest in located), default=0)
     if most > MAX_ASSERTIONS:
         return _nothing_to_check(
@@ -114,12 +118,14 @@ def verify_media(media: Media, sdk: Sdk, lists: Lists, at: datetime) -> Provenan
     # 5. Time.
     lists = lists.with_answers((*signed.answers, *stapled_answers(manifests)))
     time = check_time(signed, later_tokens(manifests, active.label), lists, at)
-    findings.append(time.finding)
     sound = signature is Signature.VALID
     proven = time.signature.not_after if sound else None
+    undated = Finding.fails(Code.TIME_PROVEN, "the signature does not hold, so there is nothing to date")
+    findings.append(time.finding if sound else undated)
 
-    # 6, 7 and 8. Signer, kind of certificate, withdrawal.
-    signer = check_signer(signed.chain, lists, proven, at)
+    # 6, 7 and 8. Signer, kind of certificate, withdrawal. A chain that was copied beside somebody else's
+    #    signature is nobody's.
+    signer = check_signer(signed.chain, lists, proven, at) if sound else nobody()
     findings += signer.findings
 
     # 9. History.
@@ -127,7 +133,7 @@ def verify_media(media: Media, sdk: Sdk, lists: Lists, at: datetime) -> Provenan
     findings += [history_finding, _connected_finding(unjudged(media, reading, bound))]
 
     # 10. Claims.
-    identities, identity_findings = check_identities(active, lists.identities, proven or at)
+    identities, identity_findings = check_identities(active, lists.identities, at, lists.statuses, proven)
     findings += identity_findings
     return Provenance(
         Credentials.PRESENT,
@@ -158,15 +164,6 @@ def verify_media(media: Media, sdk: Sdk, lists: Lists, at: datetime) -> Provenan
 
 def _der(path: tuple[x509.Certificate, ...]) -> tuple[bytes, ...]:
     return tuple(certificate.public_bytes(Encoding.DER) for certificate in path)
-
-
-def _located(media: Media) -> tuple[bytes | None, tuple[jumbf.ManifestBoxes, ...]]:
-    """The store as we find it ourselves, taken apart; nothing where that fails, which is the SDK's to refuse."""
-    try:
-        store = locate(media)
-        return store, () if store is None else jumbf.parse(store)
-    except MediaError:
-        return None, ()
 
 
 def _nothing_to_check(credentials: Credentials, reason: str) -> Provenance:

@@ -10,7 +10,6 @@ from tools.check import Beliefs
 from tools.examine import Examined, Kept
 from tools.home import SERVICE, Home
 from tools.report import Report, as_json
-from tools.trust import ListFile
 from tools.verdict import Ledger
 
 
@@ -38,7 +37,7 @@ def bundle_up(
         _tokens(kept) if kept else (),
         receipt,
         held.key if receipt else None,
-        tuple(_named(file) for file in held.policy.files),
+        held.policy.files,
     )
     write_bundle(path, contents, _seal(home, report.engine.checked_at) if home else None)
 
@@ -48,11 +47,6 @@ def _tokens(kept: Kept) -> tuple[Token, ...]:
         Token(f"signature-{number}", token.token, token.message, token.list, token.at)
         for number, token in enumerate(kept.tokens, 1)
     )
-
-
-def _named(file: ListFile) -> ListFile:
-    """Under the name that the report uses, which is the list's own."""
-    return ListFile(file.parse().name, file.pem, file.purpose, file.profile)
 
 
 def _seal(home: Home, now: datetime) -> Seal:

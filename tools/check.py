@@ -1,5 +1,6 @@
 """Check many files in workers and report on each; what `verify`, `batch` and `demo` share."""
 
+import hashlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -9,12 +10,13 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from authn.evidence import Code, Credentials, Finding, Panel
+from authn.crl import MAX_CRL
+from authn.evidence import Code, Credentials, Finding, Panel, Revocation
 from authn.jumbf import MAX_STORE
 from authn.profile import Profile
 from authn.revocation import NO_STATUSES, Statuses
 from authn.signer import Lists
-from authn.trust import Purpose
+from authn.trust import MAX_LIST_BYTES, Purpose, TrustList
 from storage.note import VerifierKey
 from storage.receipt import Receipt
 from tools.acceptance import MAX_POLICY_BYTES, AcceptancePolicy, unmet
@@ -31,9 +33,7 @@ from tools.trust import ListFile
 from tools.verdict import Headline, Ledger, Verdict, decide, exit_status
 from tools.version import VERSION
 
-MAX_LIST_BYTES = 1 << 20
 MAX_RECEIPT_BYTES = 256 << 10
-MAX_STATUS_BYTES = 32 << 20
 LIMITS = Limits(seconds=60.0, memory=4 << 30)
 
 
@@ -66,7 +66,7 @@ class Chosen:
     signers: Path | None = None
     time_stampers: Path | None = None
     identities: Path | None = None
-    profile: Profile = Profile.SPECIFICATION
+    profile: Profile | None = None
     revocations: tuple[Path, ...] = ()
     log_key: str | None = None
     at: datetime | None = None
@@ -79,7 +79,7 @@ def beliefs(home: Home | None, chosen: Chosen, now: datetime) -> Beliefs:
     """Lists that were chosen, else the home's, purpose by purpose; the ledger is always the home's."""
     at = chosen.at or now
     files = [
-        *_chosen(home, chosen.signers, Purpose.SIGNING, chosen.profile),
+        *_chosen(home, chosen.signers, Purpose.SIGNING, chosen.profile or Profile.SPECIFICATION),
         *_chosen(home, chosen.time_stampers, Purpose.TIME_STAMPING, Profile.TIME_STAMPING),
         *_chosen(home, chosen.identities, Purpose.IDENTITY, Profile.SPECIFICATION),
     ]
@@ -87,19 +87,31 @@ def beliefs(home: Home | None, chosen: Chosen, now: datetime) -> Beliefs:
     cache = Cache(home.path / "status") if home else None
     policy = Policy(tuple(files), at, _statuses(chosen.revocations, cache), sidecar)
     lists = policy.lists()  # a list that does not parse is an error now, not once per file
+    if chosen.signers is not None and chosen.profile not in (None, lists.signers[0].profile):
+        raise UsageError(
+            f"the list {lists.signers[0].name} says itself that it asks for {lists.signers[0].profile}"
+        )
     key = VerifierKey.parse(chosen.log_key) if chosen.log_key else home.log if home else None
     described = tuple(
         (trusted.name, f"{trusted.purpose}, {trusted.profile.value}", trusted.sha256.hex())
         for trusted in (*lists.signers, *lists.time_stampers, *lists.identities)
     )
-    engine = Engine(VERSION, metadata.version("c2pa-python"), described, now, at)
+    engine = Engine(
+        VERSION,
+        metadata.version("c2pa-python"),
+        described,
+        now,
+        at,
+        None if policy.statuses == NO_STATUSES else policy.statuses.digest.hex(),
+        None if sidecar is None else hashlib.sha256(sidecar).hexdigest(),
+    )
     return Beliefs(
         policy,
         Book(home.ledger_to_read(), home.log) if home else None,
         key,
         engine,
         _acceptance(chosen.policy),
-        Asking(_hosts(lists), cache) if chosen.online else None,
+        Asking((*lists.signers, *lists.time_stampers), cache) if chosen.online else None,
         tuple(_staleness(lists, at)),
     )
 
@@ -132,30 +144,26 @@ def _statuses(paths: tuple[Path, ...], cache: Cache | None) -> Statuses:
     """What the files say of withdrawals, and what earlier questions left: CRLs and OCSP answers."""
     found = NO_STATUSES
     for path in paths:
-        found = found.merged(Statuses.parse_file(_bounded(path, MAX_STATUS_BYTES, "CRL or OCSP answer")))
+        found = found.merged(Statuses.parse_file(_bounded(path, 2 * MAX_CRL, "CRL or OCSP answer")))
     return found if cache is None else found.merged(cache.read().statuses)
-
-
-def _hosts(lists: Lists) -> frozenset[str]:
-    return frozenset(
-        host
-        for trusted in (*lists.signers, *lists.time_stampers, *lists.identities)
-        for host in trusted.hosts
-    )
 
 
 @dataclass(frozen=True, slots=True)
 class Asking:
     """Who may be asked about withdrawals, and where answers are kept for later."""
 
-    hosts: frozenset[str]
+    lists: tuple[TrustList, ...]
     cache: Cache | None
+
+    def hosts(self, path: tuple[bytes, ...]) -> frozenset[str]:
+        """Those that the lists name which hold the path's anchor: no list speaks for another's authorities."""
+        return frozenset(host for trusted in self.lists if trusted.holds(path[-1]) for host in trusted.hosts)
 
     def ask(self, found: Examined, now: datetime) -> Inquiry:
         """Ask about every certificate that the verdict on `found` rests on."""
         inquiry = Inquiry()
         for path in found.provenance.paths if found.provenance else ():
-            more = ask(path, self.hosts, fetch, now)
+            more = ask(path, self.hosts(path), fetch, now)
             inquiry = Inquiry(
                 inquiry.statuses.merged(more.statuses),
                 (*inquiry.outcomes, *more.outcomes),
@@ -255,7 +263,8 @@ def reported(
 
 
 def _asked_finding(came: Outcome) -> Finding:
-    return Finding(Code.REVOCATION_CHECKED, came.asked is Asked.ANSWERED, came.explanation)
+    fine = came.asked is Asked.ANSWERED and came.state in (Revocation.GOOD, Revocation.SIGNED_BEFORE)
+    return Finding(Code.REVOCATION_CHECKED, fine, came.explanation)
 
 
 def _consistency(said: tuple[Contradiction, ...]) -> Finding:

@@ -260,9 +260,8 @@ _LISTS = [
     click.option(
         "--profile",
         type=click.Choice(["specification", "strict"]),
-        default="specification",
-        show_default=True,
-        help="What --signers asks of a certificate: the C2PA specification, or the strict certificate policy.",
+        help="What --signers asks of a certificate: the C2PA specification (the default of a file that does not say),"
+        " or the strict certificate policy.",
     ),
     click.option(
         "--identities", type=_FILE, help="PEM file of anchors for CAWG identities, instead of the home's."
@@ -290,7 +289,9 @@ def _with_lists(command: Callable[..., None]) -> Callable[..., None]:
         from authn.profile import Profile
         from tools.check import Chosen
 
-        profile = Profile.POLICY if options.pop("profile") == "strict" else Profile.SPECIFICATION
+        profile = {None: None, "strict": Profile.POLICY, "specification": Profile.SPECIFICATION}[
+            options.pop("profile")
+        ]
         names = ("signers", "time_stampers", "identities", "revocations", "at", "policy")
         chosen = Chosen(profile=profile, **{name: options.pop(name) for name in names})
         command(*arguments, chosen=chosen, **options)

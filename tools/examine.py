@@ -24,15 +24,14 @@ import detector.errors
 import storage.errors
 import tools.errors
 from authn import cose, jumbf, manifest
-from authn.attached import later_tokens
+from authn.attached import later_tokens, stapled_answers
 from authn.container import check_whole
 from authn.cose import Stamp
 from authn.evidence import Code, Credentials, Finding, Provenance, Step
 from authn.media import Kind, Media, sniff
 from authn.plain import plain
 from authn.revocation import NO_STATUSES, Statuses
-from authn.signer import Lists
-from authn.timestamp.token import check_token
+from authn.signer import Lists, check_stamp
 from authn.trust import Purpose, TrustList
 from authn.verify import verify_media
 from detector.frames import LIMITS, decode_fully, thumbnail
@@ -212,9 +211,9 @@ def _anew(picture: bytes, render: Callable[[bytes, str], bytes | None]) -> bytes
 
 def _kept(sdk: manifest.Sdk, lists: Lists, at: datetime, found: Examined, media: Media) -> Examined:
     """What was read, read again: the store, what was signed, and every token with the bytes it is over."""
-    reading = sdk.read(media)
-    if reading.credentials is not Credentials.PRESENT or found.provenance is None:
+    if found.provenance is None or found.provenance.credentials is not Credentials.PRESENT:
         return found
+    reading = sdk.read(media)
     manifests = jumbf.parse(reading.store)
     active = manifests[-1]
     signed = cose.parse(active.signature, active.claim)
@@ -222,18 +221,9 @@ def _kept(sdk: manifest.Sdk, lists: Lists, at: datetime, found: Examined, media:
     stamps += [
         Stamp(token, signed.signature, over_signature=True) for token in later_tokens(manifests, active.label)
     ]
-    tokens: list[KeptToken] = []
-    for stamp in stamps:
-        evidence = check_token(stamp.token, stamp.message, lists.time_stampers, at)
-        stands = evidence.proven
-        tokens.append(
-            KeptToken(
-                stamp.token,
-                stamp.message,
-                evidence.list if stands else None,
-                evidence.gen_time if stands else None,
-            )
-        )
+    lists = lists.with_answers((*signed.answers, *stapled_answers(manifests)))
+    judged = [(stamp, check_stamp(stamp, lists, at)) for stamp in stamps]
+    tokens = [KeptToken(stamp.token, stamp.message, answer.list, answer.at) for stamp, answer in judged]
     message = signed.message(active.claim)
     kept = Kept(reading.store, active.claim, message, signed.signature, signed.algorithm, tuple(tokens))
     return dataclasses.replace(found, kept=kept)

@@ -162,9 +162,10 @@ _FINDINGS = {
     ),
     Code.SIGNER_VALID_AT: (
         "The certificate was within its dates at the proven time, or at the moment of the check where none is proven. "
-        "When this fails with a proven time, it was used outside its dates. "
+        "When this fails with a proven time, that time lies outside its dates; the signature may be older,"
+        " but nothing proves that it was made within them. "
         "When it fails without one, nobody can say whether the signature is older than the certificate's end. "
-        "Look for a time-stamp or a ledger receipt that dates the signature."
+        "Look for a time-stamp or a ledger receipt that dates the signature within them."
     ),
     Code.REVOCATION_CHECKED: (
         "The issuer's own word was found on whether the certificate was withdrawn,"
@@ -212,8 +213,11 @@ _FINDINGS = {
         "Ask the signer which one is meant before you repeat either."
     ),
     Code.IDENTITY_RECOGNISED: (
-        "A credential apart from the signer's also signed for this claim, and its issuer is on your identity list. "
-        "When this fails, the name in it is whatever its maker wrote, and is not repeated as a fact. "
+        "A credential apart from the signer's also signed for the media's hash and for as many of the record's"
+        " statements as the sentence counts, and its issuer is on your identity list. "
+        "It is nobody's word for the other statements, which somebody else may have put beside it. "
+        "When this fails, its issuer is not on the list or withdrew it, or it does not fit the record;"
+        " the name in it is not repeated as a fact. "
         "The file's own signature is not touched by that. "
         "If you know the issuer, add it to the identity list with 'lightseal trust add'."
     ),
@@ -244,7 +248,8 @@ _HEADLINES = {
     ),
     Headline.SIGNER_EXPIRED_TIME_UNPROVEN: (
         "The certificate led to your list while it was in date, and nothing proves that the signature is that old. "
-        "Look for a time-stamp or a receipt; without one, treat the signer as unknown."
+        "A time that is proven but lies after the certificate's end does not help. "
+        "Look for a time-stamp or a receipt from before that; without one, treat the signer as unknown."
     ),
     Headline.SIGNER_REVOKED: (
         "The issuer withdrew the certificate, and nothing proves that the signature was made before that. "

@@ -18,7 +18,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from urllib.parse import urlsplit
 
 from authn.device import Certificate, Device, pseudonym, read_chain
 from authn.identity import (
@@ -41,7 +40,9 @@ from authn.keys import (
     store_key,
     verify_ed25519,
 )
+from authn.plain import plain
 from authn.profile import Profile
+from authn.revocation import host_of
 from authn.timestamp.authority import Authority, serials_from
 from authn.trust import Purpose, TrustList
 from storage.audit import AuditReport, audit
@@ -280,13 +281,17 @@ def _authorities(home: Home, ledger: Ledger, at: datetime) -> None:
     ):
         store_key(home.path / "keys" / f"{name}.pem", key, None)
         (home.path / "certificates" / f"{name}.pem").write_bytes(pem_chain(certificate))
-    hosts = (urlsplit(ocsp).netloc,)
+    host = host_of(ocsp)
+    if host is None:
+        raise UsageError(
+            f"{plain(ocsp, 200)} is no http address at which a certificate's status could be asked"
+        )
     for stem, anchor, purpose, profile in (
         ("signers", root, Purpose.SIGNING, Profile.POLICY),
         ("time-stampers", time_root, Purpose.TIME_STAMPING, Profile.TIME_STAMPING),
     ):
         bare = TrustList.parse(pem_chain(anchor), stem, purpose, profile)
-        described = dataclasses.replace(bare, hosts=hosts).described()
+        described = dataclasses.replace(bare, hosts=(host,)).described()
         (home.path / "trust" / f"{stem}.pem").write_bytes(described)
 
 

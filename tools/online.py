@@ -27,10 +27,10 @@ from authn.answer import MAX_ANSWER
 from authn.chain import read_certificate
 from authn.crl import MAX_CRL
 from authn.errors import StatusError
-from authn.evidence import Revocation
+from authn.evidence import Revocation, RevocationFacts
 from authn.ocsp import ocsp_request
 from authn.plain import plain
-from authn.revocation import NO_STATUSES, Statuses, check_revocation, status_addresses
+from authn.revocation import NO_STATUSES, Statuses, check_revocation, host_of, status_addresses
 from tools.errors import DiskFullError, Error, UnreadableError, UnwritableError
 
 MAX_FETCHES = 8
@@ -40,7 +40,6 @@ SECONDS = 10.0
 _MAX_KEPT = 1000
 _MAX_KEPT_BYTES = 2 * MAX_CRL
 _SUFFIX = ".status"
-_PORTS = {"http": 80, "https": 443}
 
 
 class UnansweredError(Error):
@@ -66,6 +65,8 @@ class Outcome:
     where: str
     asked: Asked
     explanation: str
+    state: Revocation | None = None
+    """What was answered; None where nothing was that counts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +100,7 @@ def ask(path: tuple[bytes, ...], hosts: frozenset[str], fetch: Fetch, at: dateti
     asked = 0
     for question in _questions(path):
         where = plain(question.url, 200)
-        if _host(question.url) not in hosts:
+        if host_of(question.url) not in hosts:
             outcomes.append(Outcome(where, Asked.REFUSED, f"{where} was not asked: no trust list names it"))
             continue
         if asked == MAX_FETCHES:
@@ -117,14 +118,24 @@ def ask(path: tuple[bytes, ...], hosts: frozenset[str], fetch: Fetch, at: dateti
             outcomes.append(Outcome(where, Asked.USELESS, f"{where} answered, but {error}"))
             continue
         statuses = statuses.merged(heard)
-        pair = (read_certificate(question.certificate), read_certificate(question.issuer))
-        facts = check_revocation(pair, heard, None, at)
+        facts = _told(question, heard, at)
         if facts.state is Revocation.NOT_CHECKED:
             outcomes.append(Outcome(where, Asked.USELESS, f"{where} answered, but {facts.explanation}"))
             continue
-        outcomes.append(Outcome(where, Asked.ANSWERED, f"{where} answered: {facts.explanation}"))
+        sentence = f"{where} answered: {facts.explanation}"
+        outcomes.append(Outcome(where, Asked.ANSWERED, sentence, facts.state))
         answers.append(Answer(question.url, question.request or b"", content))
     return Inquiry(statuses, tuple(outcomes), tuple(answers))
+
+
+def _told(question: "_Question", heard: Statuses, at: datetime) -> RevocationFacts:
+    """What an answer tells of the certificates that it was asked for: bad news before good."""
+    told = [
+        check_revocation((read_certificate(certificate), read_certificate(issuer)), heard, None, at)
+        for certificate, issuer in question.pairs
+    ]
+    quiet = (Revocation.NOT_CHECKED, Revocation.GOOD)
+    return max(told, key=lambda facts: quiet.index(facts.state) if facts.state in quiet else len(quiet))
 
 
 def fetch(url: str, question: bytes | None, limit: int) -> bytes:
@@ -149,7 +160,10 @@ def fetch_within(seconds: float, url: str, question: bytes | None, limit: int) -
 
 
 class Cache:
-    """A folder of answers, one file for each question. What is in it is as unverified as any file."""
+    """A folder of answers: the newest to each question, and every list. As unverified as any file.
+
+    A list stays beside a newer one, which may no longer name a certificate that this one names.
+    """
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -158,6 +172,8 @@ class Cache:
         """Write every answer beside its place, then put it there; an answer never displaces a newer one."""
         for answer in inquiry.answers:
             key = hashlib.sha256(answer.url.encode() + b"\0" + answer.question).hexdigest()
+            if Statuses.parse_file(answer.content).crls:
+                key = f"{key}-{hashlib.sha256(answer.content).hexdigest()}"
             self._put(self._folder / f"{key}{_SUFFIX}", answer.content)
 
     def read(self) -> Inquiry:
@@ -242,36 +258,23 @@ class _Question:
     url: str
     request: bytes | None
     limit: int
-    certificate: bytes
-    issuer: bytes
+    pairs: tuple[tuple[bytes, bytes], ...]
 
 
 def _questions(path: tuple[bytes, ...]) -> Iterator[_Question]:
     """Every question once, the responders before the lists."""
     pairs = tuple(itertools.pairwise(path))
     addresses = [status_addresses(certificate) for certificate, _ in pairs]
-    for (certificate, issuer), found in zip(pairs, addresses, strict=True):
-        for url in dict.fromkeys(found.ocsp):
-            yield _Question(url, ocsp_request(certificate, issuer), MAX_ANSWER, certificate, issuer)
-    seen = set[str]()
-    for (certificate, issuer), found in zip(pairs, addresses, strict=True):
+    asked: dict[tuple[str, bytes | None], list[tuple[bytes, bytes]]] = {}
+    for pair, found in zip(pairs, addresses, strict=True):
+        for url in found.ocsp:
+            asked.setdefault((url, ocsp_request(*pair)), []).append(pair)
+    for pair, found in zip(pairs, addresses, strict=True):
         for url in found.crls:
-            if url not in seen:
-                seen.add(url)
-                yield _Question(url, None, MAX_FETCHED_CRL, certificate, issuer)
-
-
-def _host(url: str) -> str | None:
-    """Who would be contacted, as `hosts` writes it; None for an address that names nobody, or a user."""
-    try:
-        parts = urlsplit(url)
-        host, port = parts.hostname, parts.port
-    except ValueError:
-        return None
-    if not host or parts.scheme not in _PORTS or "@" in parts.netloc or "\\" in url:
-        return None
-    written = f"[{host}]" if ":" in host else host
-    return written if port in (None, _PORTS[parts.scheme]) else f"{written}:{port}"
+            asked.setdefault((url, None), []).append(pair)
+    for (url, request), about in asked.items():
+        limit = MAX_FETCHED_CRL if request is None else MAX_ANSWER
+        yield _Question(url, request, limit, tuple(dict.fromkeys(about)))
 
 
 # --- One exchange

@@ -12,7 +12,17 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from authn.evidence import Credentials, Finding, Identity, RevocationFacts, Signature, Signer, Step, Window
+from authn.evidence import (
+    CertificateFacts,
+    Credentials,
+    Finding,
+    Identity,
+    RevocationFacts,
+    Signature,
+    Signer,
+    Step,
+    Window,
+)
 from authn.plain import plain
 from tools.contradictions import Contradiction
 from tools.verdict import Headline, Verdict, not_proven, sentence
@@ -29,6 +39,10 @@ class Engine:
     lists: tuple[tuple[str, str, str], ...]
     checked_at: datetime
     judged_at: datetime
+    statuses: str | None = None
+    """SHA-256 (hex) of the CRLs and OCSP answers that were used, if any were."""
+    sidecar: str | None = None
+    """SHA-256 (hex) of the record that lay beside the file, if it was read from there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +112,11 @@ def shown(name: str | Path) -> str:
     return plain(str(name).encode("utf-8", "backslashreplace").decode(), 1000)
 
 
+def signer_name(certificate: CertificateFacts) -> str:
+    """What a certificate calls its holder; it need not have a common name."""
+    return certificate.name or certificate.organisation or "a signer without a name"
+
+
 def speaker(verdict: Verdict) -> str:
     """In whose name a claim is repeated; a name counts only when a list recognises it."""
     found = verdict.provenance
@@ -106,8 +125,8 @@ def speaker(verdict: Verdict) -> str:
     if found.signer is not Signer.RECOGNISED:
         return "an unrecognised signer"
     if verdict.headline is Headline.CHANGED_AFTER_SIGNING:
-        return f"{found.certificate.name} (about the file as it was signed)"
-    return found.certificate.name
+        return f"{signer_name(found.certificate)} (about the file as it was signed)"
+    return signer_name(found.certificate)
 
 
 def as_json(report: Report) -> str:
@@ -149,6 +168,8 @@ def as_dict(report: Report) -> dict[str, Any]:
             ],
             "checked_at": iso(report.engine.checked_at),
             "judged_at": iso(report.engine.judged_at),
+            "statuses": report.engine.statuses,
+            "sidecar": report.engine.sidecar,
         },
     }
 
@@ -232,6 +253,7 @@ def _revocation(facts: RevocationFacts) -> dict[str, Any]:
         "reason": facts.reason,
         "source": facts.source,
         "explanation": facts.explanation,
+        "complete": facts.complete,
     }
 
 
@@ -290,4 +312,5 @@ def _identity(identity: Identity) -> dict[str, Any]:
         "issuer": identity.issuer,
         "list": identity.list,
         "problem": identity.problem,
+        "covers": list(identity.covers),
     }

@@ -35,7 +35,12 @@ if TYPE_CHECKING:
 _PAGE_MARK = b"Lightseal report"
 _THEIRS = re.compile(f"{ISOLATE}([^{END}]*){END}")
 _MOMENT = re.compile(r"\b\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ")
-_TONES = {"does not check out": "problem", "carried no credentials": "gap", "checks out": "sound"}
+_TONES = {
+    "does not check out": "problem",
+    "carried no credentials": "gap",
+    "not fully known": "gap",
+    "checks out": "sound",
+}
 
 
 def as_html(reports: Sequence[tuple[Report, bytes | None]]) -> str:

@@ -11,7 +11,7 @@ import os
 import re
 import stat
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import ClassVar
@@ -81,8 +81,9 @@ class ListFile:
     profile: Profile
 
     def parse(self) -> TrustList:
-        """The list itself."""
-        return TrustList.parse(self.pem, self.name, self.purpose, self.profile)
+        """The list itself, under the name it has here: what its publisher calls it decides nothing."""
+        listed = TrustList.parse(self.pem, self.name, self.purpose, self.profile)
+        return replace(listed, name=self.name)
 
 
 def shipped() -> tuple[str, ...]:
@@ -156,7 +157,8 @@ def show(folder: Path, name: str, now: datetime) -> str:
     place = _place_of(folder, name)
     if not os.path.lexists(place):
         raise _unknown(name)
-    listed = _installed(place).parse()
+    file = _installed(place)
+    listed = TrustList.parse(file.pem, file.name, file.purpose, file.profile)
     lines = [
         f"{name}: {listed.name}",
         f"  purpose  {listed.purpose}",

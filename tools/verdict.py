@@ -187,7 +187,9 @@ _SENTENCES = {
     Headline.INTACT_SIGNER_UNKNOWN: "Unchanged since it was signed, but we do not know the signer",
     Headline.SIGNED_PARTLY_COVERED: "Signed, but the signature does not cover the whole file",
     Headline.SIGNED_HISTORY_PROBLEM: "Unchanged since it was signed, but an earlier version of it does not check out",
-    Headline.SIGNER_EXPIRED_TIME_UNPROVEN: "Unchanged, but the certificate is out of date and no time is proven",
+    Headline.SIGNER_EXPIRED_TIME_UNPROVEN: (
+        "Unchanged, but the certificate is out of date and no time is proven at which it was valid"
+    ),
     Headline.SIGNER_REVOKED: "Signed, but the signer was withdrawn",
     Headline.SIGNER_REJECTED: "Signed with a certificate that may not sign media",
     Headline.CHANGED_AFTER_SIGNING: "Changed after it was signed, or damaged",

@@ -11,19 +11,22 @@ from collections.abc import Iterator
 from authn.evidence import (
     Claims,
     Code,
+    Content,
     Credentials,
     Custody,
     Finding,
     History,
     Identity,
     Panel,
+    Provenance,
     Revocation,
     RevocationFacts,
+    Signature,
     Signer,
     Step,
 )
 from authn.plain import plain
-from tools.report import NO_ESTIMATE, Acceptance, Estimate, Report, iso, iso_no_later, speaker
+from tools.report import NO_ESTIMATE, Acceptance, Estimate, Report, iso, iso_no_later, signer_name, speaker
 from tools.verdict import Ledger
 
 Line = tuple[str, str]
@@ -55,7 +58,7 @@ def proven_lines(report: Report) -> tuple[Line, ...]:
         lines.append(("time", _time_line(report)))
         if found.claim_time.not_after is not None:
             lines.append(("claim time", _claim_time_line(report)))
-        lines.append(("history", _HISTORY[found.history]))
+        lines.append(("history", _history_line(found)))
         if found.redacted:
             lines.append(("", f"taken out of the record later: {_listed(found.redacted)}"))
         lines.append(("revocation", revocation_line(found.revocation)))
@@ -69,13 +72,6 @@ def proven_lines(report: Report) -> tuple[Line, ...]:
     return tuple(lines)
 
 
-_HISTORY = {
-    History.COMPLETE: "complete: every earlier version checks out",
-    History.STARTS_WITHOUT: "starts with a file without credentials",
-    History.PARTIAL: "some earlier versions carried no credentials",
-    History.PROBLEM: "an earlier version does not check out",
-    History.NONE: "no earlier version is recorded",
-}
 _CUSTODY = {
     None: "no evidence of where the key is kept",
     Custody.E0: "E0: a key in software, which can be copied",
@@ -99,6 +95,14 @@ def _worth_a_line(finding: Finding) -> bool:
     return not finding.passed and finding.panel is Panel.PROVEN and finding.code not in _SAID_ALREADY
 
 
+def _history_line(found: Provenance) -> str:
+    """The finding's own sentence, which alone says why a history is not complete."""
+    if found.history is History.PROBLEM:  # the steps below name what is wrong, and of which version
+        return "an earlier version does not check out"
+    said = next((each.explanation for each in found.findings if each.code is Code.HISTORY_INTACT), None)
+    return found.history.value if said is None else theirs(said, 1000)
+
+
 def _signer_line(report: Report) -> str:
     found = report.verdict.provenance
     if found is None or found.signer is None or found.certificate is None:
@@ -107,7 +111,13 @@ def _signer_line(report: Report) -> str:
     named = f"{theirs(name or 'no name')} of {theirs(organisation or 'no organisation')}"
     if found.signer is Signer.RECOGNISED:
         return f"{named}, on the list {theirs(found.signer_list)}"
-    return f"{found.signer.value} (calls itself {named})"
+    # A time may well be proven, and lie after the certificate's end.
+    state = (
+        "out of date, and no time is proven at which the certificate was valid"
+        if found.signer is Signer.EXPIRED_TIME_UNPROVEN
+        else found.signer.value
+    )
+    return f"{state} (calls itself {named})"
 
 
 def _time_line(report: Report) -> str:
@@ -118,14 +128,19 @@ def _time_line(report: Report) -> str:
 
 
 def _claim_time_line(report: Report) -> str:
-    """The older kind of token is over the claim, not the signature (C2PA 2.2, 10.3.2.5)."""
+    """The older kind of token is over the claim, not the signature (C2PA 2.2, 10.3.2.5).
+
+    The claim holds the content's hash: only of content that has that hash is anything said.
+    """
     found = report.verdict.provenance
     window = found.claim_time if found else None
-    if window is None or window.not_after is None:
+    if found is None or window is None or window.not_after is None:
         return "no proven time"
+    held = found.content is Content.INTACT and found.signature is Signature.VALID
+    what = "the claim, and so the content," if held else "the claim"
     source = f"token over the claim, {theirs(window.source)}" if window.source else "token over the claim"
     return (
-        f"content existed no later than {iso_no_later(window.not_after)} ({source});"
+        f"{what} existed no later than {iso_no_later(window.not_after)} ({source});"
         " when it was signed is not proven by it"
     )
 
@@ -134,7 +149,12 @@ def revocation_line(facts: RevocationFacts) -> str:
     """Whether a certificate was withdrawn, and whose word that is; where nobody was asked, no more than that."""
     if facts.state is Revocation.NOT_CHECKED and facts.explanation == RevocationFacts().explanation:
         return facts.state.value
-    return f"{facts.state.value}: {theirs(facts.explanation, 1000)}"
+    unasked = facts.state is Revocation.GOOD and not facts.complete and _UNKNOWN not in facts.explanation
+    return f"{facts.state.value}: {theirs(facts.explanation, 1000)}{_ABOVE if unasked else ''}"
+
+
+_UNKNOWN = "nothing is known about"
+_ABOVE = "; not everything is known about the authorities above it"
 
 
 def _listed(texts: tuple[str, ...]) -> str:
@@ -154,10 +174,12 @@ def relationship(step: Step) -> str:
 
 
 def step_state(step: Step) -> str:
-    """One of three: a file without a record is a gap, never an accusation."""
+    """One of four: what has no record, or is not told, is a gap and never an accusation."""
     if step.problems:
         return "does not check out"
-    return "carried no credentials" if step.credentials is Credentials.NONE else "checks out"
+    if step.credentials is Credentials.NONE:
+        return "carried no credentials"
+    return "not fully known" if step.notes else "checks out"
 
 
 def step_signer(step: Step) -> str:
@@ -166,7 +188,7 @@ def step_signer(step: Step) -> str:
         return ""
     if not step.recognised:
         return "signed by an unrecognised signer"
-    return f"signed by {theirs(step.signer.name or 'no name')}, on the list {theirs(step.signer_list)}"
+    return f"signed by {theirs(signer_name(step.signer))}, on the list {theirs(step.signer_list)}"
 
 
 def step_time(step: Step) -> str:
@@ -268,13 +290,22 @@ def _besides(claims: Claims) -> Iterator[Line]:
 
 
 def identity_line(identity: Identity) -> str:
-    """Somebody who signed for the claim beside its signer; a name counts only on a list."""
+    """Somebody who signed beside the claim's signer, and for what; a name counts only on a list."""
     name = identity.name or identity.organisation
     of = f" of {theirs(identity.organisation)}" if identity.name and identity.organisation else ""
     if identity.list is not None and identity.problem is None:
-        return f"also signed by {theirs(name or 'a holder without a name')}{of}, on the list {theirs(identity.list)}"
+        who = f"{theirs(name or 'a holder without a name')}{of}, on the list {theirs(identity.list)}"
+        return f"also signed by {who}, {_covered(identity)}"
     who = f"somebody who goes by the name {theirs(name)}{of}" if name else "somebody who is not named"
     return f"{who}: not recognised{f' ({theirs(identity.problem)})' if identity.problem else ''}"
+
+
+def _covered(identity: Identity) -> str:
+    """An identity is nobody's word for a statement that it does not refer to."""
+    others = sum(not label.startswith("c2pa.hash.") for label in identity.covers)
+    if not others:
+        return "for the media's hash alone, not for what is said of it"
+    return f"for the media's hash and {others} of the record's statements"
 
 
 # --- Estimates

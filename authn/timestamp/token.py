@@ -79,6 +79,8 @@ class TimeEvidence:
     findings: tuple[TimeFinding, ...]
     path: tuple[x509.Certificate, ...] = ()
     list: str | None = None
+    others: tuple[tuple[x509.Certificate, ...], ...] = ()
+    """More paths to anchors that are believed about time; a withdrawal in any of them counts."""
 
     @property
     def proven(self) -> bool:
@@ -151,13 +153,15 @@ def check_token(
             else "the time-stamp authority's certificate is for time-stamping alone",
         )
     )
-    path, listed, chain_finding = _chain(leaf, parsed, time_stampers)
+    paths, listed, chain_finding = _chain(leaf, parsed, time_stampers)
     findings.append(chain_finding)
 
     # 7. Another implementation agrees.
     findings.append(_second_opinion(token, message, listed))
     evidence = _evidence(statement, _name(leaf), findings)
-    return replace(evidence, path=path, list=None if listed is None else listed.name)
+    if listed is None:
+        return evidence
+    return replace(evidence, path=paths[0], list=listed.name, others=paths[1:])
 
 
 def _evidence(statement: UnverifiedStatement, authority: str, findings: list[TimeFinding]) -> TimeEvidence:
@@ -289,24 +293,30 @@ def _names(leaf: x509.Certificate, attribute: der.Element, parsed: UnverifiedTok
 
 def _chain(
     leaf: x509.Certificate, parsed: UnverifiedToken, time_stampers: Sequence[TrustList]
-) -> tuple[tuple[x509.Certificate, ...], TrustList | None, TimeFinding]:
-    """The path to the first list that has an end for it, and that list."""
+) -> tuple[tuple[tuple[x509.Certificate, ...], ...], TrustList | None, TimeFinding]:
+    """Every path to a list's anchors, and the first list that has one, which judges."""
     reasons: list[str] = []
+    paths: list[tuple[x509.Certificate, ...]] = []
+    first: TrustList | None = None
     for listed in time_stampers:
         found = build_chain(leaf, parsed.certificates, listed.anchors, parsed.statement.gen_time)
         if found.path is None:
             reasons.append(f"the time-stamp authority is not in the list {listed.name}: {found.reason}")
             continue
-        broken = check_profile(found.path, listed.profile, parsed.statement.gen_time)
-        upper = [violation for violation in broken if violation.subject != "signer"]
-        finding = _found(
-            "authority-chain",
-            passed=not upper,
-            good=f"the time-stamp authority's chain ends in the list {listed.name}",
-            bad=f"an authority above the time-stamper does not fit: {upper[0].explanation}" if upper else "",
-        )
-        return found.path, listed, finding
-    return (), None, _failed("authority-chain", "; ".join(reasons) or "no time-stamp authority is listed")
+        paths += [found.path, *found.others]
+        first = first or listed
+    if first is None:
+        none = "; ".join(reasons) or "no time-stamp authority is listed"
+        return (), None, _failed("authority-chain", none)
+    broken = check_profile(paths[0], first.profile, parsed.statement.gen_time)
+    upper = [violation for violation in broken if violation.subject != "signer"]
+    finding = _found(
+        "authority-chain",
+        passed=not upper,
+        good=f"the time-stamp authority's chain ends in the list {first.name}",
+        bad=f"an authority above the time-stamper does not fit: {upper[0].explanation}" if upper else "",
+    )
+    return tuple(paths), first, finding
 
 
 def _name(leaf: x509.Certificate) -> str:

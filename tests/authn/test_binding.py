@@ -322,7 +322,7 @@ def test_a_mismatch_beside_a_match_is_never_intact() -> None:
 
 def stated(label: str, *parents: tuple[str | None, str]) -> UnverifiedManifest:
     ingredients = tuple(UnverifiedIngredient("t", how, of, (), ()) for of, how in parents)
-    return UnverifiedManifest(label, None, None, (), (), None, ingredients)
+    return UnverifiedManifest(label, ingredients)
 
 
 def test_an_update_rests_on_its_one_parent_and_on_nobody_else() -> None:

@@ -21,6 +21,7 @@ import encypher_c2pa
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.x509 import ocsp as x509_ocsp
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -30,6 +31,7 @@ from authn.cawg import check_identities
 from authn.errors import CertificateError
 from authn.evidence import Code, Finding, Identity, Panel
 from authn.profile import Profile
+from authn.revocation import NO_STATUSES, Statuses
 from authn.trust import Purpose, TrustList
 
 _SPEC = importlib.util.spec_from_file_location("forge", Path(__file__).parent / "vectors" / "forge.py")
@@ -182,10 +184,139 @@ def test_an_identity_under_its_own_list_is_recognised_by_name(
     press: Any, listed: tuple[TrustList, ...]
 ) -> None:
     found, finding = judged(Vouch(press.camera), listed)
-    assert found == Identity("cawg.x509.cose", "Press Camera", "Press", "Press Devices", "press", None)
-    assert finding.explanation == (
-        "Press Camera, Press signed for this record, by a credential that the list press recognises"
+    covers = ("c2pa.actions.v2", "c2pa.hash.data")
+    assert found == Identity(
+        "cawg.x509.cose", "Press Camera", "Press", "Press Devices", "press", None, covers
     )
+    assert finding.explanation == (
+        "Press Camera, Press signed for the media's hash and 1 of the record's 1 statements,"
+        " by a credential that the list press recognises"
+    )
+
+
+def test_an_identity_moved_beside_other_statements_is_nobody_s_word_for_them(
+    press: Any, listed: tuple[TrustList, ...]
+) -> None:
+    invented = forge.cbor_assertion("c2pa.actions.v2", {"actions": [{"action": "c2pa.created"}]})
+    box = Vouch(press.camera, references=[refer(*BINDING)]).box()
+    for beside in (ACTIONS, invented):
+        (found,), (finding,) = check_identities(record(beside, BINDING, box), listed, AT)
+        assert (found.list, found.covers) == ("press", ("c2pa.hash.data",))
+        assert "signed for the media's hash, and for none of the record's statements" in finding.explanation
+
+
+def test_what_an_identity_signed_for_is_counted_against_what_the_record_holds(
+    press: Any, listed: tuple[TrustList, ...]
+) -> None:
+    other = forge.cbor_assertion("stds.exif", {"a": 1})
+    found, finding = judged(Vouch(press.camera), listed, other)
+    assert found.covers == ("c2pa.actions.v2", "c2pa.hash.data")
+    assert "the media's hash and 1 of the record's 2 statements" in finding.explanation
+
+
+def test_an_identity_whose_signature_does_not_hold_covers_nothing(
+    press: Any, stranger: Any, listed: tuple[TrustList, ...]
+) -> None:
+    broken, _ = judged(Vouch(press.camera, sign=lambda _: bytes(64)), listed)
+    assert broken.covers == ()
+    unlisted, _ = judged(Vouch(stranger.camera), listed)
+    assert unlisted.covers == ("c2pa.actions.v2", "c2pa.hash.data")
+
+
+# --- What its issuer says of withdrawals
+
+
+REASONS = x509.ReasonFlags
+
+
+def withdrawn(
+    house: Any, since: datetime | None, reason: x509.ReasonFlags = REASONS.key_compromise
+) -> Statuses:
+    """The issuer's list as of a day before the check, with the holder on it or without."""
+    builder = (
+        x509.CertificateRevocationListBuilder()
+        .issuer_name(house.issuing.subject)
+        .last_update(AT - DAY)
+        .next_update(AT + 6 * DAY)
+    )
+    if since is not None:
+        entry = x509.RevokedCertificateBuilder(house.camera.chain[0].serial_number, since)
+        builder = builder.add_revoked_certificate(
+            entry.add_extension(x509.CRLReason(reason), critical=False).build()
+        )
+    signed = builder.sign(house.issuing_key.private, forge.hashes.SHA384())
+    return Statuses(crls=(signed.public_bytes(Encoding.DER),))
+
+
+def with_statuses(
+    press: Any, listed: tuple[TrustList, ...], statuses: Statuses, proven: datetime | None = None
+) -> Identity:
+    box = Vouch(press.camera).box()
+    (found,), (finding,) = check_identities(record(ACTIONS, BINDING, box), listed, AT, statuses, proven)
+    assert finding.passed is (found.list is not None)
+    return found
+
+
+def test_a_withdrawn_credential_is_not_recognised(press: Any, listed: tuple[TrustList, ...]) -> None:
+    found = with_statuses(press, listed, withdrawn(press, AT - 2 * DAY))
+    assert found.list is None
+    assert found.problem is not None
+    assert "withdrawn" in found.problem
+    assert with_statuses(press, listed, withdrawn(press, None)).list == "press"
+    assert with_statuses(press, listed, NO_STATUSES).list == "press"
+
+
+def test_a_later_withdrawal_counts_from_its_own_date_where_a_time_is_proven(
+    press: Any, listed: tuple[TrustList, ...]
+) -> None:
+    superseded = withdrawn(press, AT - 2 * DAY, REASONS.superseded)
+    assert with_statuses(press, listed, superseded, AT - 3 * DAY).list == "press"
+    assert with_statuses(press, listed, superseded, AT - DAY).list is None
+    assert with_statuses(press, listed, superseded).list is None
+
+
+@pytest.mark.parametrize(("status", "name"), [("UNKNOWN", None), ("GOOD", "press")])
+def test_an_issuer_who_disowns_the_credential_is_believed(status: str, name: str | None) -> None:
+    now = datetime.now(UTC).replace(microsecond=0)  # when an answer is produced cannot be chosen
+    house = forge.house(now - 2 * DAY, "Press")
+    answer = (
+        x509_ocsp.OCSPResponseBuilder()
+        .add_response(
+            house.camera.chain[0],
+            house.issuing,
+            forge.hashes.SHA256(),
+            x509_ocsp.OCSPCertStatus[status],
+            now - DAY,
+            now + DAY,
+            None,
+            None,
+        )
+        .responder_id(x509_ocsp.OCSPResponderEncoding.HASH, house.issuing)
+        .sign(house.issuing_key.private, forge.hashes.SHA384())
+    )
+    statuses = Statuses(answers=(answer.public_bytes(Encoding.DER),))
+    manifest = record(ACTIONS, BINDING, Vouch(house.camera).box())
+    (found,), _ = check_identities(manifest, (identities_of(house.root),), now, statuses)
+    assert found.list == name
+    assert (found.problem is None) is (name is not None)
+    assert name is not None or "does not know" in (found.problem or "")
+
+
+def test_somebody_else_s_list_withdraws_no_credential(
+    press: Any, stranger: Any, listed: tuple[TrustList, ...]
+) -> None:
+    forged = withdrawn(replace(press, issuing_key=stranger.issuing_key), AT - 2 * DAY)
+    assert with_statuses(press, listed, forged).list == "press"
+
+
+def test_a_credential_that_ended_since_stands_at_a_proven_time(
+    press: Any, listed: tuple[TrustList, ...]
+) -> None:
+    late = AT + 200 * DAY
+    box = Vouch(press.camera).box()
+    for proven, name in ((AT, "press"), (None, None)):
+        (found,), _ = check_identities(record(ACTIONS, BINDING, box), listed, late, NO_STATUSES, proven)
+        assert found.list == name
 
 
 @pytest.mark.parametrize(

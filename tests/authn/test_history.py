@@ -50,9 +50,7 @@ def judged(
     lists: Lists, tree: dict[str, list[UnverifiedIngredient]], *failures: str
 ) -> tuple[History, tuple[Step, ...], Finding]:
     """Judge the tree under `active`, with the same sound record under every label."""
-    manifests = tuple(
-        UnverifiedManifest(label, None, None, (), (), None, tuple(items)) for label, items in tree.items()
-    )
+    manifests = tuple(UnverifiedManifest(label, tuple(items)) for label, items in tree.items())
     boxes = tuple(dataclasses.replace(SOUND, label=label) for label in tree)
     reading = Reading(
         Credentials.PRESENT,
@@ -138,8 +136,8 @@ def test_a_stranger_s_parent_is_a_problem(lists: Lists) -> None:
 def test_a_parent_s_own_record_is_checked_anew(lists: Lists, changes: dict[str, bytes], problem: str) -> None:
     parent = dataclasses.replace(SOUND, **changes)  # type: ignore[arg-type]
     manifests = (
-        UnverifiedManifest("active", None, None, (), (), None, (ingredient(parent.label),)),
-        UnverifiedManifest(parent.label, None, None, (), (), None, ()),
+        UnverifiedManifest("active", (ingredient(parent.label),)),
+        UnverifiedManifest(parent.label, ()),
     )
     reading = Reading(Credentials.PRESENT, "", "active", manifests=manifests)
     boxes = (parent, dataclasses.replace(SOUND, label="active"))

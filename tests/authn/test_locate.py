@@ -102,6 +102,15 @@ def test_a_flood_of_assertions_never_reaches_the_sdk(lab: Any, sdk: Sdk) -> None
     assert "8002 assertions" in found.findings[0].explanation
 
 
+def test_a_flood_that_our_own_reader_refuses_never_reaches_the_sdk_either(lab: Any, sdk: Sdk) -> None:
+    flood = [forge.cbor_assertion(f"org.lab.flood__{number}", number) for number in range(20_000)]
+    data = forge.Draft(forge.picture(), lab.camera, assertions=flood).write()
+    before = time.process_time()
+    found = verify_media(media(data), sdk, forge.lists([lab.root]), NOW)
+    assert time.process_time() - before < 10
+    assert found.credentials is Credentials.UNREADABLE
+
+
 def test_as_many_assertions_as_are_allowed_are_checked(lab: Any, sdk: Sdk) -> None:
     some = [forge.cbor_assertion(f"org.lab.some__{number}", number) for number in range(MAX_ASSERTIONS - 2)]
     data = forge.Draft(forge.picture(), lab.camera, assertions=some).write()

@@ -1,6 +1,7 @@
 """Withdrawals, said in every way an issuer can and in some that nobody may."""
 
 import contextlib
+import itertools
 import subprocess
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -16,17 +17,21 @@ from cryptography.x509.oid import AuthorityInformationAccessOID, ExtendedKeyUsag
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from authn import crl as lists
 from authn import der, identity
 from authn.answer import MAX_ANSWER
 from authn.errors import CertificateError, StatusError
 from authn.evidence import Revocation, RevocationFacts
 from authn.ocsp import ocsp_request
 from authn.revocation import (
+    HONEST_ENDS,
     MAX_ANSWERS,
+    MAX_CRLS,
     NO_STATUSES,
     Addresses,
     Statuses,
     check_revocation,
+    host_of,
     status_addresses,
 )
 
@@ -35,6 +40,7 @@ DAY = timedelta(days=1)
 HOUR = timedelta(hours=1)
 COMPROMISE = x509.ReasonFlags.key_compromise
 HOLD = x509.ReasonFlags.certificate_hold
+SUPERSEDED = x509.ReasonFlags.superseded
 GOOD, REVOKED, UNKNOWN = ocsp.OCSPCertStatus.GOOD, ocsp.OCSPCertStatus.REVOKED, ocsp.OCSPCertStatus.UNKNOWN
 
 
@@ -404,6 +410,78 @@ def test_the_newest_of_good_and_unknown_counts(house) -> None:
     assert judged(house, good, newer).state is Revocation.DISOWNED
 
 
+def test_a_stale_unknown_is_not_skipped_for_an_older_good_answer(house) -> None:
+    good = house.answer(this=house.at - 6 * DAY, ends=house.at + DAY)
+    assert judged(house, good).state is Revocation.GOOD
+    unknown = house.answer(UNKNOWN, this=house.at - 2 * DAY, ends=house.at - DAY)
+    found = judged(house, good, unknown)
+    assert found.state is Revocation.NOT_CHECKED
+    assert "expired on" in found.explanation
+    newer = house.answer(this=house.at - HOUR)
+    assert judged(house, good, unknown, newer).state is Revocation.GOOD
+
+
+@pytest.mark.parametrize("signed", [None, -5 * DAY])
+def test_of_equally_grave_withdrawals_the_least_honest_and_the_earliest_counts(house, signed) -> None:
+    """Whoever hands the statements over chooses their order."""
+    withdrawals = [
+        house.answer(REVOKED, since=house.at - 3 * DAY, reason=SUPERSEDED),
+        house.answer(REVOKED, since=house.at - DAY, reason=COMPROMISE),
+        house.answer(REVOKED, since=house.at - 2 * DAY, reason=COMPROMISE),
+    ]
+    signed_at = None if signed is None else house.at + signed
+    found = {judged(house, *order, signed_at=signed_at) for order in itertools.permutations(withdrawals)}
+    (only,) = found
+    assert (only.since, only.reason) == (house.at - 2 * DAY, "keyCompromise")
+    assert only.reason not in HONEST_ENDS
+    assert only.state is (Revocation.SIGNED_BEFORE if signed else Revocation.REVOKED_TIME_UNKNOWN)
+
+
+@pytest.mark.parametrize("first", [SUPERSEDED, COMPROMISE])
+def test_an_answer_that_names_two_withdrawals_is_taken_at_its_worst(house, first) -> None:
+    second = COMPROMISE if first is SUPERSEDED else SUPERSEDED
+    one, two = (house.answer(REVOKED, since=house.at - 2 * DAY, reason=reason) for reason in (first, second))
+    basic = ocsp.load_der_ocsp_response(one).tbs_response_bytes
+    fields = der.parse(basic).children()
+    other = der.parse(ocsp.load_der_ocsp_response(two).tbs_response_bytes).children()
+    singles = der.sequence(*(part.children()[0].encoded for part in (fields[2], other[2])))
+    both = der.sequence(fields[0].encoded, fields[1].encoded, singles)
+    signature = house.delegate_key.sign(both, ec.ECDSA(hashes.SHA256()))
+    answer = _assembled(one, ECDSA_SHA256, signature, house.delegate, both)
+    found = judged(house, answer, signed_at=house.at - 5 * DAY)
+    assert (found.state, found.reason) == (Revocation.SIGNED_BEFORE, "keyCompromise")
+
+
+@pytest.mark.parametrize("foreign", [MAX_CRLS, 2 * MAX_CRLS])
+def test_lists_of_others_cannot_crowd_out_the_issuers(house, foreign) -> None:
+    names = (
+        identity.Subject("DE", "Lightseal Lab", f"Other {number}").to_name() for number in range(foreign)
+    )
+    crls = (*(house.crl(name=name) for name in names), house.crl(house.leaf.serial_number))
+    found = judged(house, crls=crls)
+    assert found.state is Revocation.REVOKED
+    assert "more statuses were given" not in found.explanation
+
+
+def test_answers_about_others_cannot_crowd_out_the_one(house) -> None:
+    flood = tuple(b"%d" % number for number in range(MAX_ANSWERS))
+    assert judged(house, *flood, house.answer(REVOKED)).state is Revocation.REVOKED
+
+
+def test_it_is_told_when_some_of_the_issuers_lists_were_not_read(house) -> None:
+    crls = tuple(house.crl(1000 + number) for number in range(MAX_CRLS + 1))
+    assert "more statuses were given than are read" in judged(house, crls=crls).explanation
+    assert "more statuses" not in judged(house, crls=crls[1:]).explanation
+
+
+def test_as_many_lists_are_remembered_as_are_read(house) -> None:
+    crls = tuple(house.crl(2000 + number) for number in range(MAX_CRLS))
+    judged(house, crls=crls)
+    before = lists._load.cache_info().misses
+    judged(house, crls=crls)
+    assert lists._load.cache_info().misses == before
+
+
 def test_merged_statuses_hold_each_once_and_ours_first(house) -> None:
     one, two = house.answer(), house.answer(UNKNOWN)
     crl = house.crl()
@@ -441,14 +519,86 @@ def test_it_is_told_when_only_the_leaf_was_asked(house) -> None:
     both = judged(house, house.answer(), about_issuing(house, GOOD))
     alone = judged(house, house.answer())
     assert both.state is alone.state is Revocation.GOOD
-    assert "nothing is known about the certificate above it" in alone.explanation
+    assert "nothing is known about the certificate of Lab Devices 1" in alone.explanation
     assert "nothing is known" not in both.explanation
+    assert both.complete
+    assert not alone.complete
 
 
 def test_a_disowned_issuer_outweighs_a_leaf_signed_before(house) -> None:
     leaf = house.answer(REVOKED, since=house.at - DAY, reason=COMPROMISE)
     found = judged(house, leaf, about_issuing(house, UNKNOWN), signed_at=house.at - 2 * DAY)
     assert found.state is Revocation.DISOWNED
+
+
+@pytest.mark.parametrize(
+    ("status", "reason", "signed", "state"),
+    [
+        (GOOD, None, None, Revocation.NOT_CHECKED),
+        (REVOKED, SUPERSEDED, -5 * DAY, Revocation.NOT_CHECKED),
+        (REVOKED, COMPROMISE, -5 * DAY, Revocation.SIGNED_BEFORE),
+        (REVOKED, SUPERSEDED, None, Revocation.REVOKED_TIME_UNKNOWN),
+        (REVOKED, COMPROMISE, -HOUR, Revocation.REVOKED),
+        (UNKNOWN, None, None, Revocation.DISOWNED),
+    ],
+)
+def test_nothing_said_above_speaks_for_a_silent_leaf(house, status, reason, signed, state) -> None:
+    """It can only take the leaf with it."""
+    signed_at = None if signed is None else house.at + signed
+    found = judged(house, about_issuing(house, status, reason), signed_at=signed_at)
+    assert (found.state, found.complete) == (state, False)
+    assert "known" in found.explanation
+    assert reason is None or reason.value in found.explanation
+
+
+def test_a_leaf_stands_under_a_silent_authority_and_that_is_told(house) -> None:
+    leaf = house.answer(REVOKED, since=house.at - DAY, reason=SUPERSEDED)
+    found = judged(house, leaf, signed_at=house.at - 2 * DAY)
+    assert (found.state, found.complete) == (Revocation.SIGNED_BEFORE, False)
+    assert "nothing is known about the certificate of Lab Devices 1" in found.explanation
+    whole = judged(house, leaf, about_issuing(house, GOOD), signed_at=house.at - 2 * DAY)
+    assert (whole.state, whole.complete) == (Revocation.SIGNED_BEFORE, True)
+
+
+@pytest.mark.parametrize("way", ["issuer", "delegate", "list"])
+@pytest.mark.parametrize(
+    ("status", "signed", "state"),
+    [
+        (REVOKED, None, Revocation.REVOKED_TIME_UNKNOWN),
+        (REVOKED, -5 * DAY, Revocation.SIGNED_BEFORE),
+        (REVOKED, -HOUR, Revocation.REVOKED),
+        (UNKNOWN, None, Revocation.DISOWNED),
+    ],
+)
+def test_a_thief_of_the_issuers_key_ends_nothing_honestly(house, way, status, signed, state) -> None:
+    """He would have the leaf called superseded, lately, and that found instead of the theft."""
+    signed_at = None if signed is None else house.at + signed
+    since, serial = house.at - HOUR / 2, house.leaf.serial_number
+    theft = about_issuing(house, status, COMPROMISE if status is REVOKED else None)
+    by = (house.issuing, house.issuing_key) if way == "issuer" else None
+    crls: tuple[bytes, ...] = ()
+    answers = [theft]
+    if way == "list":
+        crls = (house.crl(serial, since=since, reason=SUPERSEDED),)
+    else:
+        answers.append(house.answer(REVOKED, since=since, reason=SUPERSEDED, by=by))
+    found = judged(house, *answers, crls=crls, signed_at=signed_at)
+    assert (found.state, found.complete) == (state, False)
+    assert found.reason == ("keyCompromise" if status is REVOKED else None)
+    good = judged(house, theft, house.answer(by=by), signed_at=signed_at)
+    assert (good.state, good.complete) == (state, False)
+
+
+def test_a_leaf_withdrawn_before_it_signed_stays_so_when_its_issuer_falls(house) -> None:
+    leaf = house.answer(REVOKED, since=house.at - 9 * DAY, reason=COMPROMISE)
+    theft = about_issuing(house, REVOKED, COMPROMISE)
+    assert judged(house, leaf, theft, signed_at=house.at - 5 * DAY).state is Revocation.REVOKED
+
+
+def test_an_issuer_that_ended_honestly_is_still_heard(house) -> None:
+    end = about_issuing(house, REVOKED, SUPERSEDED)
+    found = judged(house, house.answer(), end, signed_at=house.at - 5 * DAY)
+    assert (found.state, found.reason, found.complete) == (Revocation.SIGNED_BEFORE, "superseded", True)
 
 
 def test_a_path_without_an_issuer_cannot_be_judged(house) -> None:
@@ -490,6 +640,17 @@ def test_a_delegate_past_its_date_does_not_count(house) -> None:
     found = judged(house, delegated(house, key, old))
     assert found.state is Revocation.NOT_CHECKED
     assert "was not valid" in found.explanation
+
+
+def test_a_delegates_answer_is_good_no_longer_than_the_delegate(house) -> None:
+    key, begins = house.delegate_key, house.at - DAY
+    brief = responder("Lab Brief", key, house.issuing, house.issuing_key, begins - 60 * DAY, days=62)
+    answer = house.answer(by=(brief, key), ends=house.at + 3650 * DAY)
+    end = brief.not_valid_after_utc
+    assert judged(house, answer, at=end).state is Revocation.GOOD
+    assert judged(house, answer, at=end + HOUR).state is Revocation.NOT_CHECKED
+    forever = house.answer(by=(house.issuing, house.issuing_key), ends=house.at + 3650 * DAY)
+    assert judged(house, forever, at=end + HOUR).state is Revocation.GOOD
 
 
 def test_a_delegate_of_another_authority_does_not_count(house, stamp_kit) -> None:
@@ -706,10 +867,16 @@ PSS_SHA256 = bytes.fromhex(
 ECDSA_SHA256 = bytes.fromhex("300a06082a8648ce3d040302")
 
 
-def _assembled(answer: bytes, algorithm: bytes, signature: bytes, certificate: x509.Certificate) -> bytes:
-    """The statement of `answer` with another signature or another certificate put beside it."""
+def _assembled(
+    answer: bytes,
+    algorithm: bytes,
+    signature: bytes,
+    certificate: x509.Certificate,
+    statement: bytes | None = None,
+) -> bytes:
+    """The statement of `answer`, or another, with another signature or certificate put beside it."""
     basic = der.sequence(
-        ocsp.load_der_ocsp_response(answer).tbs_response_bytes,
+        statement or ocsp.load_der_ocsp_response(answer).tbs_response_bytes,
         algorithm,
         der.tagged(der.BIT_STRING, b"\x00", signature),
         der.tagged(0xA0, der.sequence(certificate.public_bytes(Encoding.DER))),
@@ -778,6 +945,30 @@ def test_addresses_are_read_and_only_those_of_the_web(house, signer_kit, remake)
     assert status_addresses(house.root.public_bytes(Encoding.DER)) == Addresses()
     with pytest.raises(CertificateError):
         status_addresses(b"nothing")
+
+
+@pytest.mark.parametrize(
+    ("url", "host"),
+    [
+        ("http://Lab.Example/ocsp/", "lab.example"),
+        ("http://lab.example:80/", "lab.example"),
+        ("https://lab.example:443", "lab.example"),
+        ("https://lab.example:80/", "lab.example:80"),
+        ("http://127.0.0.1:8888/a?b", "127.0.0.1:8888"),
+        ("http://[2001:DB8::1]/", "[2001:db8::1]"),
+        ("http://[2001:db8::1]:8080/", "[2001:db8::1]:8080"),
+        ("http://user@lab.example/", None),
+        ("http://lab.example\\@other.example/", None),
+        ("http://lab.example:x/", None),
+        ("http://[lab.example/", None),
+        ("http:///lab.example/", None),
+        ("ldap://lab.example/", None),
+        ("lab.example", None),
+        ("", None),
+    ],
+)
+def test_the_host_of_an_address_is_written_in_one_way(url, host) -> None:
+    assert host_of(url) == host
 
 
 def test_a_request_is_byte_for_byte_what_another_library_writes(house) -> None:

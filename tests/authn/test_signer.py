@@ -12,17 +12,23 @@ from typing import Any
 
 import c2pa
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.x509 import ocsp
 from cryptography.x509.oid import ExtensionOID
 
 from authn import identity
 from authn.errors import CertificateError
-from authn.evidence import Code, Content, Credentials, Provenance, Revocation, Signer
+from authn.evidence import Code, Content, Credentials, Provenance, Revocation, Signature, Signer
 from authn.manifest import Sdk
 from authn.media import Media
 from authn.profile import Profile
+from authn.revocation import Statuses
 from authn.signer import Lists
 from authn.trust import Purpose, TrustList
 from authn.verify import verify_media
+from tools.verdict import Headline, Ledger, Recorded, decide
 
 _SPEC = importlib.util.spec_from_file_location("forge", Path(__file__).parent / "vectors" / "forge.py")
 assert _SPEC is not None
@@ -163,3 +169,115 @@ def test_a_sidecar_binds_the_media_it_was_made_for_and_no_other(lab: Any, sdk: S
 def test_a_sidecar_that_is_none_is_unreadable_and_says_nothing(lab: Any, sdk: Sdk, record: bytes) -> None:
     found = judged(sdk, forge.picture(), Lists((listed("ours", lab.root),)), record)
     assert found.credentials is Credentials.UNREADABLE
+
+
+# --- Withdrawals, along every path
+
+
+def answer(
+    certificate: x509.Certificate,
+    issuer: x509.Certificate,
+    key: Any,
+    since: datetime,
+    reason: x509.ReasonFlags = x509.ReasonFlags.key_compromise,
+) -> bytes:
+    """The issuer's own word that a certificate is not to be believed `since`."""
+    builder = ocsp.OCSPResponseBuilder().add_response(
+        certificate,
+        issuer,
+        hashes.SHA256(),
+        ocsp.OCSPCertStatus.REVOKED,
+        NOW - timedelta(minutes=5),
+        NOW + DAY,
+        since,
+        reason,
+    )
+    named = builder.responder_id(ocsp.OCSPResponderEncoding.HASH, issuer)
+    return named.sign(key.private, hashes.SHA384()).public_bytes(Encoding.DER)
+
+
+def crossed(lab: Any, other: Any) -> x509.Certificate:
+    """The issuing authority's key, certified by another root as well."""
+    builder = (
+        x509.CertificateBuilder()
+        .subject_name(lab.issuing.subject)
+        .issuer_name(other.root.subject)
+        .public_key(lab.issuing.public_key())
+        .serial_number(forge.serial())
+        .not_valid_before(lab.issuing.not_valid_before_utc)
+        .not_valid_after(lab.issuing.not_valid_after_utc)
+    )
+    for extension in lab.issuing.extensions:
+        value = extension.value
+        if isinstance(value, x509.AuthorityKeyIdentifier):
+            value = x509.AuthorityKeyIdentifier.from_issuer_public_key(other.root.public_key())
+        builder = builder.add_extension(value, extension.critical)
+    return builder.sign(other.root_key.private, hashes.SHA384())
+
+
+@pytest.mark.parametrize("first", ["the cross", "the withdrawn"])
+@pytest.mark.parametrize("order", ["one list", "ours first", "theirs first"])
+def test_neither_the_file_nor_a_list_s_place_chooses_the_path_that_is_asked_about(
+    lab: Any, sdk: Sdk, first: str, order: str
+) -> None:
+    """The root withdrew the authority for a stolen key; that another root certified the same key does not help."""
+    other = forge.house(NOW - 40 * DAY, "Other")
+    cross, leaf = crossed(lab, other), lab.camera.chain[0]
+    chain = (leaf, cross, lab.issuing) if first == "the cross" else (leaf, lab.issuing, cross)
+    data = forge.Draft(forge.picture(), forge.Who(lab.camera.key, chain), reserve=9000).write()
+    both = TrustList.parse(identity.pem_chain(lab.root, other.root), "both", Purpose.SIGNING, Profile.POLICY)
+    ours, theirs = listed("ours", lab.root), listed("theirs", other.root)
+    lists = {"one list": (both,), "ours first": (ours, theirs), "theirs first": (theirs, ours)}[order]
+    statuses = Statuses(answers=(answer(lab.issuing, lab.root, lab.root_key, NOW - DAY),))
+    assert judged(sdk, data, Lists(lists)).signer is Signer.RECOGNISED
+    assert judged(sdk, data, Lists(lists, statuses=statuses)).signer is Signer.REVOKED
+
+
+@pytest.mark.parametrize("logged", [NOW - 5 * DAY, NOW - 25 * DAY])
+def test_the_ledger_s_clock_must_beat_every_withdrawal(lab: Any, sdk: Sdk, logged: datetime) -> None:
+    """Of two withdrawals the earlier counts, whichever certificate of the path it is about."""
+    leaf = lab.camera.chain[0]
+    statuses = Statuses(
+        answers=(
+            answer(leaf, lab.issuing, lab.issuing_key, NOW - DAY, x509.ReasonFlags.superseded),
+            answer(lab.issuing, lab.root, lab.root_key, NOW - 20 * DAY),
+        )
+    )
+    data = forge.Draft(forge.picture(), lab.camera).write()
+    found = judged(sdk, data, Lists((listed("ours", lab.root),), statuses=statuses))
+    verdict = decide(found, Recorded(Ledger.INCLUDED, 1, logged, "log"), None)
+    early = logged < NOW - 20 * DAY
+    assert (verdict.headline is Headline.INTACT_SIGNER_RECOGNISED) is early
+    assert (verdict.headline is Headline.SIGNER_REVOKED) is not early
+
+
+def test_a_withdrawn_certificate_that_has_also_ended_is_called_withdrawn(lab: Any, sdk: Sdk) -> None:
+    ended = forge.remade(lab.camera.chain[0], lab.issuing_key, not_after=NOW - DAY)
+    who = dataclasses.replace(lab.camera, chain=(ended, lab.issuing))
+    statuses = Statuses(answers=(answer(ended, lab.issuing, lab.issuing_key, NOW - 9 * DAY),))
+    data = forge.Draft(forge.picture(), who).write()
+    ours = (listed("ours", lab.root),)
+    assert judged(sdk, data, Lists(ours)).signer is Signer.EXPIRED_TIME_UNPROVEN
+    assert judged(sdk, data, Lists(ours, statuses=statuses)).signer is Signer.REVOKED
+
+
+# --- Chains beside somebody else's signature
+
+
+def test_a_copied_chain_names_nobody_and_dates_nothing(lab: Any, dial: Any, sdk: Sdk) -> None:
+    """Anybody can put the camera's certificates beside a signature of his own."""
+    thief = forge.Who(forge.keys.generate_p256(), lab.camera.chain)
+    stamps = [lambda message: dial.token(NOW - DAY, message)]
+    data = forge.Draft(forge.picture(), thief, stamps=stamps).write()
+    found = judged(sdk, data, forge.lists([lab.root], [dial.root]))
+    assert (found.signature, found.signer, found.signer_list) == (
+        Signature.BROKEN,
+        Signer.NOT_RECOGNISED,
+        None,
+    )
+    failed = {finding.code for finding in found.findings if not finding.passed}
+    assert {Code.SIGNATURE_VALID, Code.SIGNER_CHAIN, Code.TIME_PROVEN} <= failed
+    assert (found.time.not_after, found.paths) == (None, ())
+    child = forge.sdk_signed(forge.picture(seed=2), lab.camera, parent=data)
+    (step,) = judged(sdk, child, forge.lists([lab.root], [dial.root])).steps
+    assert (step.recognised, step.signer_list) == (False, None)

@@ -72,6 +72,16 @@ def test_a_headline_is_explained_beside_what_it_does_not_say(code: Headline) -> 
     assert "It does not say:" in explain(code.value)
 
 
+def test_no_text_denies_a_proven_time_that_came_too_late() -> None:
+    assert "lies after the certificate's end" in explain("SIGNER_EXPIRED_TIME_UNPROVEN")
+    assert "the signature may be older" in explain("signer.valid_at")
+    assert "used outside its dates" not in explain("signer.valid_at")
+
+
+def test_an_identity_is_explained_as_nobody_s_word_for_other_statements() -> None:
+    assert "nobody's word for the other statements" in explain("identity.recognised")
+
+
 def test_no_two_codes_share_a_text() -> None:
     texts = [explain(code.value) for code in ANSWERS]
     assert len(set(texts)) == len(texts)

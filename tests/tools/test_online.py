@@ -21,12 +21,13 @@ from authn.chain import read_certificate
 from authn.evidence import Revocation
 from authn.revocation import NO_STATUSES, Statuses, check_revocation
 from tools.errors import UnreadableError, UnwritableError
-from tools.online import MAX_FETCHES, Asked, Cache, Inquiry, UnansweredError, ask, fetch, fetch_within
+from tools.online import MAX_FETCHES, Answer, Asked, Cache, Inquiry, UnansweredError, ask, fetch, fetch_within
 
 AT = datetime.now(UTC).replace(microsecond=0)
 # The builder of answers reads the clock, which must not be ahead of the moment of judgment in a long run.
 LATER = AT + timedelta(hours=1)
 DAY = timedelta(days=1)
+HOUR = timedelta(hours=1)
 SHA1 = hashes.SHA1()  # noqa: S303 - names certificates, secures nothing
 Reply = Callable[[http.server.BaseHTTPRequestHandler, bytes], None]
 
@@ -135,12 +136,12 @@ class House:
             .public_bytes(Encoding.DER)
         )
 
-    def crl(self, *serials: int) -> bytes:
+    def crl(self, *serials: int, this: datetime = AT) -> bytes:
         builder = (
             x509.CertificateRevocationListBuilder()
             .issuer_name(self.issuer.subject)
-            .last_update(AT)
-            .next_update(AT + DAY)
+            .last_update(this)
+            .next_update(this + DAY)
         )
         for serial in serials:
             entry = x509.RevokedCertificateBuilder().serial_number(serial).revocation_date(AT - DAY)
@@ -197,7 +198,7 @@ def test_what_the_responder_says_is_what_is_found(house, responder, status, stat
     leaf = house.leaf(f"http://{responder.host}/ocsp/")
     inquiry = ask(house.path(leaf), responder.hosts, fetch, LATER)
     assert state_of(house, leaf, inquiry.statuses) is state
-    assert [outcome.asked for outcome in inquiry.outcomes] == [Asked.ANSWERED]
+    assert [(outcome.asked, outcome.state) for outcome in inquiry.outcomes] == [(Asked.ANSWERED, state)]
     ((method, target, body),) = responder.asked
     assert (method, target) == ("POST", "/ocsp/")
     expected = ocsp.OCSPRequestBuilder().add_certificate(leaf, house.issuer, SHA1).build()
@@ -303,7 +304,7 @@ def test_the_answer_of_a_stranger_is_reported_and_not_kept(house, responder) -> 
     leaf = house.leaf(f"http://{responder.host}/ocsp/")
     responder.reply = lambda handler, _: send(handler, other.crl(leaf.serial_number))
     inquiry = ask(house.path(leaf), responder.hosts, fetch, LATER)
-    assert [outcome.asked for outcome in inquiry.outcomes] == [Asked.USELESS]
+    assert [(outcome.asked, outcome.state) for outcome in inquiry.outcomes] == [(Asked.USELESS, None)]
     assert inquiry.answers == ()
     assert state_of(house, leaf, inquiry.statuses) is Revocation.NOT_CHECKED
 
@@ -374,6 +375,39 @@ def test_no_more_than_eight_questions_are_asked(house) -> None:
     assert [outcome.asked for outcome in outcomes[8:]] == [Asked.REFUSED] * 4
 
 
+def test_no_question_is_asked_twice(house) -> None:
+    called: list[tuple[str, bytes | None]] = []
+
+    def note(url: str, question: bytes | None, limit: int) -> bytes:
+        assert limit
+        called.append((url, question))
+        raise UnansweredError("is only noted")
+
+    same = "http://lab.example/"
+    leaf = house.leaf(same, same, crl_urls=(same, same))
+    # The issuer of the second pair is the leaf again: nothing is new but the last question.
+    path = (der_of(leaf), der_of(house.issuer), der_of(leaf), der_of(house.issuer))
+    ask(path, frozenset({"lab.example"}), note, LATER)
+    assert len(called) == len(set(called)) == 2
+
+
+def test_a_list_that_two_authorities_name_is_judged_for_both(house) -> None:
+    """Both certificates say that it is there. It is the upper one's, and names the lower authority."""
+    shared = "http://lab.example/shared.crl"
+    key = ec.generate_private_key(ec.SECP384R1())
+    upper = House(house.key, house.issuer)
+    authority = upper.leaf(crl_urls=(shared,))
+    lower = House(key, authority)
+    leaf = lower.leaf(crl_urls=(shared,))
+    listed = upper.crl(authority.serial_number)
+    path = (der_of(leaf), der_of(authority), der_of(house.issuer))
+    inquiry = ask(path, frozenset({"lab.example"}), lambda _url, _question, _limit: listed, LATER)
+    assert [(outcome.asked, outcome.state) for outcome in inquiry.outcomes] == [
+        (Asked.ANSWERED, Revocation.REVOKED)
+    ]
+    assert [answer.content for answer in inquiry.answers] == [listed]
+
+
 # --- What is kept
 
 
@@ -411,6 +445,18 @@ def test_an_older_answer_never_displaces_a_newer_one(house, tmp_path: Path, minu
     cache.keep(asked_now(house, leaf, GOOD, AT + timedelta(minutes=minutes)))
     assert len(list(tmp_path.iterdir())) == 1
     assert state_of(house, leaf, cache.read().statuses) is state
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_a_newer_list_does_not_displace_one_that_names_more(house, tmp_path: Path, order) -> None:
+    """A list leaves out those that expired, though what it said of them holds."""
+    cache, leaf = Cache(tmp_path), house.leaf()
+    named, bare = house.crl(leaf.serial_number, this=AT - HOUR), house.crl()
+    for content in (named, bare, named)[::order]:
+        cache.keep(Inquiry(answers=(Answer("http://lab.example/lab.crl", b"", content),)))
+    assert sorted(cache.read().statuses.crls) == sorted((named, bare))
+    assert len(list(tmp_path.iterdir())) == 2
+    assert state_of(house, leaf, cache.read().statuses) is Revocation.REVOKED
 
 
 def test_damaged_files_of_the_cache_are_left_out_and_named(house, tmp_path: Path) -> None:

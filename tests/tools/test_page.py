@@ -100,12 +100,13 @@ def hostile_report(name: str, picture: bytes | None) -> Report:
         (
             replace(STEP, thumbnail=picture),
             replace(STEP, recorded=(), recomputed=(), steps=(STEP,)),
+            replace(STEP, recorded=(), recomputed=(), notes=(HOSTILE,)),
             generations(12),
         ),
         (Finding.fails(Code.SIGNER_CHAIN, HOSTILE),),
         Window(None, NOW, HOSTILE),
         (
-            Identity(HOSTILE, HOSTILE, HOSTILE, HOSTILE, HOSTILE, None),
+            Identity(HOSTILE, HOSTILE, HOSTILE, HOSTILE, HOSTILE, None, ("c2pa.hash.data", HOSTILE)),
             Identity(HOSTILE, HOSTILE, HOSTILE, HOSTILE, None, HOSTILE),
         ),
         (HOSTILE,),
@@ -185,6 +186,17 @@ def test_the_page_names_each_panel_in_its_own_words(page: str) -> None:
     assert text.index("Proven") < text.index("Claimed") < text.index("Estimated")
     assert text.count("This does not say") == 3
     assert not re.search(r"\b(authentic|real|fake|verified|trusted)\b", text, re.IGNORECASE)
+
+
+def test_the_page_names_the_statuses_and_the_record_that_the_check_used() -> None:
+    digests = ("d" * 64, "e" * 64)
+    silent = as_html([(unread_report(), None)])
+    told = replace(unread_report(), engine=replace(ENGINE, statuses=digests[0], sidecar=digests[1]))
+    page = as_html([(told, None)])
+    for digest in digests:
+        assert f"<code>{digest}</code>" in page
+        assert digest not in silent
+    assert "record beside the file" not in silent
 
 
 def test_a_page_says_that_nothing_was_sent_only_where_that_is_so() -> None:

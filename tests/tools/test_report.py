@@ -57,7 +57,14 @@ from tools.report_page import as_html, write_page
 from tools.report_text import MAX_STEP_LINES, as_text
 from tools.signing import sign_files
 from tools.verdict import Headline, Ledger, Obstacle, Recorded, decide, exit_status
-from tools.wording import in_words, proven_lines, step_lines
+from tools.wording import (
+    identity_line,
+    in_words,
+    proven_lines,
+    revocation_line,
+    step_lines,
+    step_state,
+)
 
 NOW = datetime(2026, 11, 20, 8, 14, 9, tzinfo=UTC)
 ENGINE = Engine("0.1.0", "0.38.1", (("signers", "signing", "0" * 64),), NOW, NOW)
@@ -177,7 +184,15 @@ def full_report() -> Report:
         claim_time=Window(None, NOW, "an older token"),
         redacted=("c2pa.metadata",),
         identities=(
-            Identity("x509", "R. Example", "Daily Example", "Issuer", "identities", None),
+            Identity(
+                "x509",
+                "R. Example",
+                "Daily Example",
+                "Issuer",
+                "identities",
+                None,
+                ("c2pa.hash.data", "stds.exif"),
+            ),
             Identity("x509", "Somebody", "", "Issuer", None, "no list knows its issuer"),
         ),
     )
@@ -187,7 +202,7 @@ def full_report() -> Report:
         10,
         "image/jpeg",
         decide(found, Recorded(Ledger.INCLUDED, 3, NOW, "log.example", 1, Custody.E2), None),
-        ENGINE,
+        replace(ENGINE, statuses="d" * 64, sidecar="e" * 64),
         (Contradiction("time", "it says 2019", "the token says 2026"),),
         NOT_MET,
         (Finding.fails(Code.LISTS_CURRENT, "the list is out of date"),),
@@ -249,6 +264,7 @@ def test_json_repeats_what_was_found_out() -> None:
         "reason": "keyCompromise",
         "source": "http://localhost:8461/ocsp/",
         "explanation": "the issuer withdrew it",
+        "complete": REVOKED.complete,
     }
     step = found["proven"]["history"]["steps"][0]
     assert (step["recorded"], step["recomputed"], step["problems"]) == (
@@ -264,6 +280,10 @@ def test_json_repeats_what_was_found_out() -> None:
     assert found["proven"]["time"]["claim_not_after"] is not None
     assert found["claims"]["contradictions"][0]["sentence"] == "It says 2019; the token says 2026."
     assert [each["list"] for each in found["claims"]["identities"]] == ["identities", None]
+    assert [each["covers"] for each in found["claims"]["identities"]] == [["c2pa.hash.data", "stds.exif"], []]
+    assert (found["engine"]["statuses"], found["engine"]["sidecar"]) == ("d" * 64, "e" * 64)
+    bare = as_dict(made_report(Headline.NO_CREDENTIALS))["engine"]
+    assert (bare["statuses"], bare["sidecar"]) == (None, None)
     assert (found["policy"]["met"], found["policy"]["sha256"]) == (False, "04" * 32)
     assert found["findings"][-1]["code"] == "lists.current"
     assert as_dict(made_report(Headline.NO_CREDENTIALS))["policy"] is None
@@ -330,6 +350,9 @@ def test_the_schema_lets_no_unknown_field_pass(schema: Any) -> None:
         lambda found: found.pop("policy"),
         lambda found: found["proven"].update(revocation="good"),
         lambda found: found["proven"]["revocation"].pop("explanation"),
+        lambda found: found["proven"]["revocation"].update(complete=None),
+        lambda found: found["engine"].update(statuses="none"),
+        lambda found: found["engine"].pop("sidecar"),
         lambda found: found["claims"].update(left_out=-1),
     ],
 )
@@ -489,7 +512,8 @@ def test_text_says_what_does_not_go_together_who_else_signed_and_what_a_policy_l
     for line in (
         "  revocation revoked: the issuer withdrew it",
         "  at odds    It says 2019; the token says 2026.",
-        "  identity   also signed by R. Example of Daily Example, on the list identities",
+        "  identity   also signed by R. Example of Daily Example, on the list identities,"
+        " for the media's hash and 1 of the record's statements",
         "  identity   somebody who goes by the name Somebody: not recognised (no list knows its issuer)",
         f"  policy     evening desk, SHA-256 {'04' * 32}: not met",
         "             the ledger is required",
@@ -570,6 +594,101 @@ def test_a_changed_file_s_claims_are_said_of_the_file_as_it_was_signed() -> None
     broken = decide(facts(signature=Signature.BROKEN), Recorded(Ledger.UNKNOWN), None)
     told = as_dict(replace(made_report(Headline.CHANGED_AFTER_SIGNING), verdict=broken))
     assert told["claims"]["speaker"] == "somebody whose signature does not hold"
+
+
+def of(found: Provenance) -> Report:
+    return Report(
+        "harbour.jpg", "c" * 64, 10, "image/jpeg", decide(found, Recorded(Ledger.UNKNOWN), None), ENGINE
+    )
+
+
+@pytest.mark.parametrize("content", Content)
+@pytest.mark.parametrize("signature", Signature)
+def test_a_token_over_the_claim_dates_the_content_only_where_the_claim_holds_its_hash(
+    content: Content, signature: Signature
+) -> None:
+    found = facts(
+        content=content, signature=signature, time=Window(), claim_time=Window(None, NOW, "a token")
+    )
+    line = dict(proven_lines(of(found)))["claim time"]
+    held = content is Content.INTACT and signature is Signature.VALID
+    assert line.startswith("the claim, and so the content, existed" if held else "the claim existed no later")
+    assert ("content" in line) is held
+
+
+UNTOLD = replace(STEP, recorded=(), recomputed=(), notes=("content-check-not-recorded",), steps=())
+
+
+def test_a_history_is_told_by_the_sentence_of_its_own_finding() -> None:
+    said = "of 1 of 1 earlier versions nobody recorded whether they matched their records"
+    finding = Finding.holds(Code.HISTORY_INTACT, said)
+    partial = of(facts(history=History.PARTIAL, steps=(UNTOLD,), findings=(finding,)))
+    assert f"  history    {said}" in as_text(partial).splitlines()
+    assert "carried no credentials" not in as_text(partial)
+    assert said in re.sub(r"</?bdi>", "", as_html([(partial, None)]))
+
+
+@pytest.mark.parametrize("state", History)
+def test_no_history_goes_untold_where_its_finding_is_missing(state: History) -> None:
+    line = dict(proven_lines(of(facts(history=state, findings=()))))["history"]
+    assert line == ("an earlier version does not check out" if state is History.PROBLEM else state.value)
+
+
+def test_a_version_whose_check_nobody_recorded_is_not_said_to_check_out() -> None:
+    (line,) = step_lines((UNTOLD,))
+    assert ") not fully known; " in line
+    assert "checks out" not in line
+    assert step_state(replace(UNTOLD, notes=())) == "checks out"
+    assert step_state(replace(UNTOLD, recomputed=("record-missing",))) == "does not check out"
+    assert 'class="gap"' in as_html([(of(facts(history=History.PARTIAL, steps=(UNTOLD,))), None)])
+
+
+def test_a_time_that_is_proven_is_not_denied_beside_an_expired_certificate() -> None:
+    text = as_text(of(facts(signer=Signer.EXPIRED_TIME_UNPROVEN)))
+    assert "  time       signed no later than 2026-11-20T08:14:09Z" in text
+    for line in text.splitlines():
+        if "no time is proven" in line:
+            assert "at which" in line
+    assert "time unproven" not in text
+
+
+@pytest.mark.parametrize(
+    ("covers", "said"),
+    [
+        ((), "for the media's hash alone, not for what is said of it"),
+        (("c2pa.hash.data",), "for the media's hash alone, not for what is said of it"),
+        (
+            ("c2pa.hash.bmff.v3", "stds.exif", "c2pa.actions.v2"),
+            "for the media's hash and 2 of the record's statements",
+        ),
+    ],
+)
+def test_an_identity_is_told_with_what_it_was_given_for(covers: tuple[str, ...], said: str) -> None:
+    line = identity_line(Identity("x509", "R. Example", "", "Issuer", "identities", None, covers))
+    assert line.endswith(f", {said}")
+
+
+@pytest.mark.parametrize(
+    ("name", "organisation", "said"),
+    [("Camera", "Lab", "Camera"), ("", "Lab", "Lab"), ("", "", "a signer without a name")],
+)
+def test_a_recognised_signer_without_a_common_name_still_speaks_in_a_name(
+    name: str, organisation: str, said: str
+) -> None:
+    certificate = replace(CERTIFICATE, name=name, organisation=organisation)
+    told = of(facts(certificate=certificate))
+    assert as_dict(told)["claims"]["speaker"] == said
+    assert f"  claimed    {said} says: created" in as_text(told)
+    (line,) = step_lines((replace(STEP, signer=certificate, steps=()),))
+    assert f"signed by \u2068{said}\u2069, on the list" in line
+
+
+def test_a_good_answer_about_the_signer_alone_is_told_as_no_more() -> None:
+    leaf = RevocationFacts(Revocation.GOOD, "the certificate was not withdrawn", NOW, complete=False)
+    assert revocation_line(leaf).endswith("; not everything is known about the authorities above it")
+    told = replace(leaf, explanation=f"{leaf.explanation}; nothing is known about the certificate above it")
+    assert revocation_line(told).count("known about") == 1
+    assert "above" not in revocation_line(replace(leaf, complete=True))
 
 
 # --- Writing
