@@ -38,6 +38,8 @@ HONEST_ENDS = frozenset({"affiliationChanged", "superseded", "cessationOfOperati
 _MAX_LISTS = 1024
 _MAX_ADDRESSES = 4
 _PORTS = {"http": 80, "https": 443}
+# Lists write hosts in their headers, apart by spaces: nothing else may stand in one (RFC 3986, 3.2.2).
+_HOST = re.compile(r"[a-z0-9._-]{1,253}|[0-9a-f:.]{2,45}")
 _ADDRESS = re.compile(r"https?://[!-~]{1,1000}")
 _PEM = re.compile(
     rb"-----BEGIN X509 CRL-----\r?\n([A-Za-z0-9+/=\r\n]+)-----END X509 CRL-----[ \t]*(?:\r?\n)?\Z"
@@ -189,7 +191,13 @@ def host_of(url: str) -> str | None:
         host, port = parts.hostname, parts.port
     except ValueError:
         return None
-    if not host or parts.scheme not in _PORTS or "@" in parts.netloc or "\\" in url:
+    if (
+        not host
+        or not _HOST.fullmatch(host)
+        or parts.scheme not in _PORTS
+        or "@" in parts.netloc
+        or "\\" in url
+    ):
         return None
     written = f"[{host}]" if ":" in host else host
     return written if port in (None, _PORTS[parts.scheme]) else f"{written}:{port}"

@@ -12,7 +12,7 @@ A policy is a small TOML file of the examiner's own:
 
 Every key is optional, one at least must require something, and an unknown key is
 refused: a requirement that was misspelt must not pass for one that is met.
-`revocation = "good"` wants the issuer's word that nothing was withdrawn; "checked"
+`revocation = "good"` wants the issuers' word that nothing below the anchor was withdrawn; "checked"
 also takes a signature that is older than the withdrawal, even if only the ledger's
 clock says so. `history = "complete"` wants every earlier version judged, or none
 recorded; "no problem" also takes versions without credentials.
@@ -158,11 +158,8 @@ def _requirements(policy: AcceptancePolicy) -> Iterator[tuple[str, _Check]]:
     if policy.ledger is not None:
         yield "a ledger entry for this very signature", _check_ledger
     if policy.revocation is not None:
-        accepted = _REVOCATION[policy.revocation]
-        yield (
-            f"revocation that is {policy.revocation.value}",
-            lambda found, _: "" if found.revocation.state in accepted else found.revocation.explanation,
-        )
+        wanted = policy.revocation
+        yield f"revocation that is {wanted.value}", lambda found, _: _check_revocation(wanted, found)
     if policy.custody is not None:
         least = policy.custody
         yield f"a key of custody {least.value} or more", lambda _, recorded: _check_custody(least, recorded)
@@ -174,6 +171,12 @@ def _requirements(policy: AcceptancePolicy) -> Iterator[tuple[str, _Check]]:
         )
     if names := policy.signer_lists:
         yield f"a signer on the list {' or '.join(names)}", lambda found, _: _check_signer(names, found)
+
+
+def _check_revocation(wanted: RequiredRevocation, found: Provenance) -> str:
+    facts = found.revocation
+    spoken_for = facts.complete or wanted is not RequiredRevocation.GOOD
+    return "" if facts.state in _REVOCATION[wanted] and spoken_for else facts.explanation
 
 
 def _check_time(found: Provenance, _: Recorded) -> str:

@@ -52,7 +52,7 @@ MEETS_ALL = Provenance(
     Signature.VALID,
     Signer.RECOGNISED,
     Window(None, NOW, "token"),
-    RevocationFacts(Revocation.GOOD, "the issuer says that it stands"),
+    RevocationFacts(Revocation.GOOD, "the issuer says that it stands", complete=True),
     History.COMPLETE,
     None,
     "newsroom",
@@ -231,10 +231,12 @@ def test_custody_is_met_by_as_much_or_more(least: Custody, held: Custody) -> Non
 
 @pytest.mark.parametrize("state", Revocation)
 def test_revocation_is_met_by_the_issuer_s_word_alone(state: Revocation) -> None:
-    found = replace(MEETS_ALL, revocation=RevocationFacts(state, "why"))
+    found = replace(MEETS_ALL, revocation=RevocationFacts(state, "why", complete=True))
+    partly = replace(MEETS_ALL, revocation=RevocationFacts(state, "only the leaf was asked"))
     good = AcceptancePolicy("p", b"", revocation=RequiredRevocation.GOOD)
     checked = AcceptancePolicy("p", b"", revocation=RequiredRevocation.CHECKED)
     assert (not failing(good, found)) is (state is Revocation.GOOD)
+    assert failing(good, partly)
     assert (not failing(checked, found)) is (state is Revocation.GOOD or "before" in state.value)
 
 
