@@ -13,15 +13,24 @@ import re
 import struct
 
 from authn import jumbf
+from authn.errors import MediaError
 from authn.media import Kind, Media, id3_length
 
 MAX_STEPS = 4096
+MAX_BOXES = 100_000
 MAX_SVG = 48 << 20
 
 _UUID = bytes.fromhex("d8fec3d61b0e483c92975828877ec481")
 _STORE_MARK = b"jumdc2pa"
 _TIFF_TAG = 0xCD41
 _SVG_STORE = re.compile(rb"<c2pa:manifest[^>]{0,4096}>([A-Za-z0-9+/=\s]*)</c2pa:manifest>")
+
+
+class TooManyBoxesError(MediaError):
+    """A film in more pieces than any reader should be given."""
+
+    code = "media-too-many-boxes"
+    remedy = "Treat the file as hostile, and ask for the original."
 
 
 def locate(media: Media) -> bytes | None:
@@ -97,11 +106,13 @@ def _in_riff(media: Media) -> bytes | None:
 
 
 def _in_bmff(media: Media) -> bytes | None:
+    """The first box of ours on the top level; the others are counted, since the SDK looks at each for long."""
+    found: bytes | None = None
     position = 0
-    for _ in range(MAX_STEPS):
+    for _ in range(MAX_BOXES):
         head = _piece(media, position, 64)
         if len(head) < 8:
-            return None
+            return found
         length, kind = struct.unpack_from(">I4s", head)
         offset = 8
         if length == 1 and len(head) >= 16:
@@ -109,15 +120,15 @@ def _in_bmff(media: Media) -> bytes | None:
         elif length == 0:
             length = media.size - position
         if length < offset:
-            return None
+            return found
         if kind == b"uuid" and head[offset : offset + 16] == _UUID:
             # Version and flags, the purpose as a string, the offset of Merkle data (A.5.1).
             purpose = head.find(b"\0", offset + 20)
             if purpose > 0 and head[offset + 20 : purpose] == b"manifest":
                 start = purpose + 1 + 8
-                return _bounded(media, position + start, length - start)
+                found = found or _bounded(media, position + start, length - start)
         position += length
-    return None
+    raise TooManyBoxesError(f"The file has more than {MAX_BOXES} boxes on its top level; it was not checked.")
 
 
 def _in_gif(media: Media) -> bytes | None:

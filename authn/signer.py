@@ -176,7 +176,7 @@ def check_signer(
     list is held to what C2PA asks of any signer: it is unknown, and rarely worse.
     """
     moment = proven or at
-    when = "at the proven time" if proven else "now, since no time is proven"
+    when = "at the proven time" if proven else f"at {at:%Y-%m-%d %H:%M} UTC, since no time is proven"
     judged = [_under(chain, listed, moment, when) for listed in lists.signers]
     best = max(judged, key=lambda answer: _RANK[answer.state], default=None)
     if best is None or not best.paths:

@@ -54,8 +54,8 @@ MAX_ASSERTIONS = 1000
 def verify_media(media: Media, sdk: Sdk, lists: Lists, at: datetime) -> Provenance:
     """Run every check on `media` as of `at`; the states follow from the findings."""
     # 1. Read the manifest store. The SDK's work grows with the square of the assertions, so they are counted first.
-    store = locate(media)
     try:
+        store = locate(media)
         located = () if store is None else jumbf.parse(store)
     except MediaError as error:
         return _nothing_to_check(Credentials.UNREADABLE, str(error))

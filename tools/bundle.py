@@ -9,11 +9,9 @@ The same contents make the same bytes, apart from the seal.
 """
 
 import base64
-import errno
 import hashlib
 import io
 import json
-import os
 import re
 import zipfile
 from collections.abc import Callable
@@ -31,15 +29,24 @@ from authn.trust import Purpose
 from storage.note import VerifierKey
 from storage.payload import parse as parse_payload
 from storage.receipt import Receipt
-from tools.errors import DiskFullError, OutputExistsError, UnwritableError
+from tools.output import Form, require_writable, write_whole
 from tools.report import shown
 from tools.trust import ListFile
 
 HOWTO, SUMS = "HOWTO-VERIFY.md", "SHA256SUMS"
 _COMMENT = b"Lightseal evidence bundle/1"
-_FIRST_NAME = slice(30, 30 + len(HOWTO))  # where a local header keeps it (PKZIP APPNOTE, 4.3.7)
 _NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,39}")
 _PAGES = Path(__file__).parent / "pages"
+# The local header of the first member, stored and without extra fields, and its text up to what varies; then the
+# end record whose comment is ours (PKZIP APPNOTE, 4.3.7 and 4.3.16). Times, digests and sizes are free.
+_BEGINNING = HOWTO.encode() + (_PAGES / HOWTO).read_bytes().partition(b"{{")[0]
+_FORM = Form(
+    "bundle",
+    re.compile(
+        rb"(?s)PK\x03\x04\x14\0\0\0\0\0.{16}%b\0\0\0%b" % (bytes([len(HOWTO)]), re.escape(_BEGINNING))
+    ),
+    re.compile(rb"(?s)PK\x05\x06\0{4}.{12}%b\0%b\Z" % (bytes([len(_COMMENT)]), re.escape(_COMMENT))),
+)
 
 # COSE's numbers (RFC 9053, 2.1 and 2.2; RFC 8230, 2) as OpenSSL is told of them; None where it hashes itself.
 _COSE = {-7: "sha256", -35: "sha384", -36: "sha512", -37: "sha256", -38: "sha384", -39: "sha512", -8: None}
@@ -116,22 +123,15 @@ class Seal:
         return cls(device.key, device.chain_pem.encode(), stamp, signers, time_stampers)
 
 
+def require_writable_bundle(path: Path) -> None:
+    """Refuse now a place where `write_bundle` would not write."""
+    require_writable(path, _FORM)
+
+
 def write_bundle(path: Path, contents: BundleContents, seal: Seal | None) -> None:
     """Write the bundle whole or not at all; only an earlier bundle of ours is replaced."""
-    _require_ours(path)
-    data = bundle(contents, seal)
-    partial = path.with_name(f".{path.name[:100]}.{os.getpid()}.partial")
-    try:
-        with partial.open("wb") as stream:
-            stream.write(data)
-            stream.flush()
-            os.fsync(stream.fileno())
-        partial.replace(path)
-    except OSError as error:
-        partial.unlink(missing_ok=True)
-        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            raise DiskFullError(f"no space is left for {path}") from error
-        raise UnwritableError(f"{path} cannot be written ({error.strerror or 'unknown reason'})") from error
+    require_writable_bundle(path)
+    write_whole(path, bundle(contents, seal), _FORM)
 
 
 def bundle(contents: BundleContents, seal: Seal | None) -> bytes:
@@ -322,18 +322,3 @@ def _zip(members: dict[str, bytes], at: datetime) -> bytes:
             member.create_system, member.external_attr = 3, 0o100644 << 16
             archive.writestr(member, data)
     return out.getvalue()
-
-
-def _require_ours(path: Path) -> None:
-    try:
-        with path.open("rb") as stream:
-            head = stream.read(_FIRST_NAME.stop)
-            stream.seek(max(0, stream.seek(0, os.SEEK_END) - len(_COMMENT)))
-            if (head[:4], head[_FIRST_NAME], stream.read()) != (b"PK\x03\x04", HOWTO.encode(), _COMMENT):
-                raise OutputExistsError(f"{path} is already there, and is no bundle of ours")
-    except FileNotFoundError:
-        return
-    except IsADirectoryError as error:
-        raise OutputExistsError(f"{path} is a folder") from error
-    except OSError as error:
-        raise UnwritableError(f"{path} cannot be written ({error.strerror or 'unknown reason'})") from error

@@ -19,7 +19,9 @@ def bundle_up(
     """Write the bundle of `report`; sealed by the home's signing service where there is a home."""
     provenance, recorded = report.verdict.provenance, report.verdict.recorded
     kept = found.kept
-    if receipt is None and recorded.state is Ledger.INCLUDED and recorded.index is not None and held.book:
+    if recorded.state not in (Ledger.INCLUDED, Ledger.SIMILAR):
+        receipt = None  # one that is about something else would stand there as evidence
+    elif receipt is None and recorded.index is not None and held.book:
         receipt = held.book.ledger.prove(recorded.index)
     recognised = provenance is not None and provenance.signer is Signer.RECOGNISED
     sound = provenance is not None and provenance.signature is Signature.VALID

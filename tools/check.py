@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from enum import StrEnum
 from importlib import metadata
@@ -13,6 +13,7 @@ from typing import Self
 from authn.crl import MAX_CRL
 from authn.evidence import Code, Credentials, Finding, Panel, Revocation
 from authn.jumbf import MAX_STORE
+from authn.plain import plain
 from authn.profile import Profile
 from authn.revocation import NO_STATUSES, Statuses
 from authn.signer import Lists
@@ -25,7 +26,7 @@ from tools.contradictions import Contradiction, contradictions
 from tools.errors import Error, UnreadableError, UsageError, WorkerDiedError, WorkerTimeoutError
 from tools.examine import Examined, Policy, obstacle
 from tools.home import Home
-from tools.online import Asked, Cache, Inquiry, Outcome, ask, fetch
+from tools.online import Asked, Cache, Inquiry, Outcome, UnansweredError, ask, fetch
 from tools.recorded import Book, weigh
 from tools.report import Acceptance, Engine, Report
 from tools.supervisor import Supervisor, Task
@@ -84,14 +85,17 @@ def beliefs(home: Home | None, chosen: Chosen, now: datetime) -> Beliefs:
         *_chosen(home, chosen.identities, Purpose.IDENTITY, Profile.SPECIFICATION),
     ]
     sidecar = _bounded(chosen.sidecar, MAX_STORE, "sidecar") if chosen.sidecar else None
+    if sidecar is not None and not sidecar:
+        raise UsageError(f"the sidecar {chosen.sidecar} is empty")
     cache = Cache(home.path / "status") if home else None
-    policy = Policy(tuple(files), at, _statuses(chosen.revocations, cache), sidecar)
+    kept, damaged = _kept(cache)
+    policy = Policy(tuple(files), at, _statuses(chosen.revocations).merged(kept), sidecar)
     lists = policy.lists()  # a list that does not parse is an error now, not once per file
     if chosen.signers is not None and chosen.profile not in (None, lists.signers[0].profile):
         raise UsageError(
             f"the list {lists.signers[0].name} says itself that it asks for {lists.signers[0].profile}"
         )
-    key = VerifierKey.parse(chosen.log_key) if chosen.log_key else home.log if home else None
+    key = VerifierKey.parse(chosen.log_key) if chosen.log_key is not None else home.log if home else None
     described = tuple(
         (trusted.name, f"{trusted.purpose}, {trusted.profile.value}", trusted.sha256.hex())
         for trusted in (*lists.signers, *lists.time_stampers, *lists.identities)
@@ -112,8 +116,14 @@ def beliefs(home: Home | None, chosen: Chosen, now: datetime) -> Beliefs:
         engine,
         _acceptance(chosen.policy),
         Asking((*lists.signers, *lists.time_stampers), cache) if chosen.online else None,
-        tuple(_staleness(lists, at)),
+        (*_aside(chosen.sidecar), *_staleness(lists, at), *damaged),
     )
+
+
+def _aside(sidecar: Path | None) -> Iterator[Finding]:
+    if sidecar is not None:
+        said = f"the signed record was read from {plain(sidecar.name, 100)}; one inside the media, if any, was not"
+        yield Finding.holds(Code.CREDENTIALS_PRESENT, said)
 
 
 def _acceptance(path: Path | None) -> AcceptancePolicy | None:
@@ -140,12 +150,23 @@ def _chosen(home: Home | None, path: Path | None, purpose: Purpose, profile: Pro
         yield from (file for file in home.lists() if file.purpose is purpose)
 
 
-def _statuses(paths: tuple[Path, ...], cache: Cache | None) -> Statuses:
-    """What the files say of withdrawals, and what earlier questions left: CRLs and OCSP answers."""
+def _statuses(paths: tuple[Path, ...]) -> Statuses:
+    """What the files say of withdrawals: CRLs and OCSP answers."""
     found = NO_STATUSES
     for path in paths:
         found = found.merged(Statuses.parse_file(_bounded(path, 2 * MAX_CRL, "CRL or OCSP answer")))
-    return found if cache is None else found.merged(cache.read().statuses)
+    return found
+
+
+def _kept(cache: Cache | None) -> tuple[Statuses, list[Finding]]:
+    """What earlier questions left, and what of it cannot be read: a withdrawal may stand there."""
+    if cache is None:
+        return NO_STATUSES, []
+    try:
+        inquiry = cache.read()
+    except Error as error:
+        return NO_STATUSES, [Finding.fails(Code.REVOCATION_CHECKED, str(error))]
+    return inquiry.statuses, [_asked_finding(outcome) for outcome in inquiry.outcomes]
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,6 +175,8 @@ class Asking:
 
     lists: tuple[TrustList, ...]
     cache: Cache | None
+    silent: set[str] = field(default_factory=set)
+    """Addresses that did not answer; they are not waited for again in the same run."""
 
     def hosts(self, path: tuple[bytes, ...]) -> frozenset[str]:
         """Those that the lists name which hold the path's anchor: no list speaks for another's authorities."""
@@ -163,15 +186,28 @@ class Asking:
         """Ask about every certificate that the verdict on `found` rests on."""
         inquiry = Inquiry()
         for path in found.provenance.paths if found.provenance else ():
-            more = ask(path, self.hosts(path), fetch, now)
+            more = ask(path, self.hosts(path), self._fetch, now)
             inquiry = Inquiry(
                 inquiry.statuses.merged(more.statuses),
                 (*inquiry.outcomes, *more.outcomes),
                 (*inquiry.answers, *more.answers),
             )
-        if self.cache is not None:
-            self.cache.keep(inquiry)
+        try:
+            if self.cache is not None:
+                self.cache.keep(inquiry)
+        except Error as error:  # the verdict needs what was heard, not that it is kept
+            lost = Outcome("", Asked.USELESS, f"{error}; it will have to be asked again")
+            inquiry = replace(inquiry, outcomes=(*inquiry.outcomes, lost))
         return inquiry
+
+    def _fetch(self, url: str, question: bytes | None, limit: int) -> bytes:
+        if url in self.silent:
+            raise UnansweredError("did not answer before, and was not asked again")
+        try:
+            return fetch(url, question, limit)
+        except UnansweredError:
+            self.silent.add(url)
+            raise
 
 
 def read_receipt(path: Path) -> Receipt:
@@ -281,12 +317,16 @@ def accepted(policy: AcceptancePolicy, verdict: Verdict) -> Acceptance:
 
 
 def outcome(report: Report, receipt: Receipt | None) -> int:
-    """The exit status: the headline's, or that of a file nobody checked where more was required than is there."""
+    """The exit status: the headline's, or that of a file nobody checked where a receipt or a policy is not met.
+
+    A policy hides nothing: what is wrong with a file says more than what is missing.
+    """
     status = exit_status(report.verdict.headline)
     kept = receipt is None or report.verdict.recorded.state in (Ledger.INCLUDED, Ledger.SIMILAR)
-    if kept and (report.acceptance is None or report.acceptance.met):
-        return status
-    return max(status, exit_status(Headline.NOT_CHECKED))
+    if not kept:
+        return max(status, exit_status(Headline.NOT_CHECKED))
+    met = report.acceptance is None or report.acceptance.met
+    return status if met else status or exit_status(Headline.NOT_CHECKED)
 
 
 def renamed(report: Report, name: str) -> Report:

@@ -322,7 +322,7 @@ def file_state(stream: BinaryIO) -> tuple[int, ...]:
 
 def _with_wholeness(provenance: Provenance, media: Media) -> Provenance:
     """Where nothing binds the bytes, at least say whether the file is all there."""
-    if provenance.credentials is Credentials.PRESENT:
+    if provenance.credentials is Credentials.PRESENT or media.sidecar is not None:
         return provenance
     fault: authn.errors.MediaError | None = None
     try:

@@ -1,7 +1,5 @@
 """Reports as one self-contained page: nothing is fetched, nothing can run, and it prints."""
 
-import errno
-import os
 import re
 from base64 import b64encode
 from collections.abc import Iterable, Sequence
@@ -9,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from authn.evidence import Code, Step
-from tools.errors import DiskFullError, OutputExistsError, UnwritableError
+from tools.output import Form, require_writable, write_whole
 from tools.report import Report, as_dict, shown, speaker
 from tools.verdict import Headline
 from tools.wording import (
@@ -32,7 +30,13 @@ from tools.wording import (
 if TYPE_CHECKING:
     from markupsafe import Markup
 
-_PAGE_MARK = b"Lightseal report"
+# Everything before the first part that varies, and what follows it.
+_BEGINNING = (Path(__file__).parent / "pages" / "report.html").read_bytes().partition(b"{{")[0]
+_FORM = Form(
+    "report",
+    re.compile(re.escape(_BEGINNING) + rb"\d+ files? checked: Lightseal report</title>\n<style>\n"),
+    re.compile(rb"</body>\n</html>\s*\Z"),
+)
 _THEIRS = re.compile(f"{ISOLATE}([^{END}]*){END}")
 _MOMENT = re.compile(r"\b\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ")
 _TONES = {
@@ -143,26 +147,11 @@ def _tone(head: Headline) -> str:
 # --- Writing
 
 
+def require_writable_page(path: Path) -> None:
+    """Refuse now a place where `write_page` would not write."""
+    require_writable(path, _FORM)
+
+
 def write_page(path: Path, page: str) -> None:
     """Write the page whole or not at all; only an earlier page of ours is replaced."""
-    _require_ours(path)
-    partial = path.with_name(f".{path.name[:100]}.{os.getpid()}.partial")
-    try:
-        partial.write_text(page, encoding="utf-8", errors="backslashreplace")
-        partial.replace(path)
-    except OSError as error:
-        partial.unlink(missing_ok=True)
-        if error.errno == errno.ENOSPC:
-            raise DiskFullError(f"no space is left for {path}") from error
-        raise UnwritableError(f"{path} cannot be written ({error.strerror})") from error
-
-
-def _require_ours(path: Path) -> None:
-    try:
-        with path.open("rb") as stream:
-            if _PAGE_MARK not in stream.read(4096):
-                raise OutputExistsError(f"{path} is already there, and is no report of ours")
-    except FileNotFoundError:
-        return
-    except OSError as error:
-        raise UnwritableError(f"{path} cannot be written ({error.strerror})") from error
+    write_whole(path, page.encode("utf-8", "backslashreplace"), _FORM)

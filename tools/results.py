@@ -25,9 +25,12 @@ from tools.errors import (
     RunBusyError,
     RunForeignError,
     UnreadableError,
+    UnwritableError,
 )
+from tools.output import require_plain
 
 _FORMAT: Final = "lightseal-run/1"
+_MAX_HEADER: Final = 1 << 20
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _TEXT = rb'"(?:[^"\\]|\\.)*"'
 _LINE = re.compile(
@@ -77,6 +80,7 @@ class Results:
         self.counts: Counter[str] = Counter()
         self.failed = 0
         self._unsynced = False
+        require_results(run)
         self._lock = _open(run.lock, os.O_RDWR | os.O_CREAT)
         try:
             _hold(self._lock, run)
@@ -203,20 +207,47 @@ def _hold(lock: int, run: Run) -> None:
         raise RunBusyError(f"another process is writing {run.results}") from error
 
 
-def _settle_header(run: Run) -> None:
-    """Write the rules down before the first row, or hold them against those of the rows that exist."""
-    rules = dict(sorted(run.fingerprint.items()))
+def require_results(run: Run) -> None:
+    """Refuse what is no file, and what no run made, before anything is made beside it."""
+    rows = _plain(run.results)  # first, for a folder may have no name to put another beside
+    _plain(run.lock)
+    # The rows are looked at before the header, which another process writes before the first row.
+    if not _is_begun(run) and rows and rows.st_size:
+        raise OutputExistsError(f"{run.results} exists and is not the work of a run")
+
+
+def _plain(path: Path) -> os.stat_result | None:
     try:
-        earlier = json.loads(run.header.read_bytes())
-    except FileNotFoundError:
-        if run.results.exists() and run.results.stat().st_size:
-            raise OutputExistsError(f"{run.results} exists and is not the work of a run") from None
+        return require_plain(path)
+    except UnwritableError as error:
+        raise UnreadableError(str(error)) from error
+
+
+def _settle_header(run: Run) -> None:
+    """Write the rules down before the first row, unless they are there and the same."""
+    if not _is_begun(run):
         _write_whole(
-            run.header, json.dumps({"fingerprint": rules, "format": _FORMAT}, indent=1, sort_keys=True)
+            run.header,
+            json.dumps({"fingerprint": _rules(run), "format": _FORMAT}, indent=1, sort_keys=True),
         )
-        return
+
+
+def _rules(run: Run) -> dict[str, str]:
+    return dict(sorted(run.fingerprint.items()))
+
+
+def _is_begun(run: Run) -> bool:
+    """Whether there is a header; it is held against the rules of this run."""
+    if _plain(run.header) is None:
+        return False
+    rules = _rules(run)
+    try:
+        with run.header.open("rb") as stream:
+            earlier = json.loads(stream.read(_MAX_HEADER))
     except ValueError as error:
         raise ResultsDamagedError(f"{run.header} is not JSON") from error
+    except OSError as error:
+        raise _unwritten(run.header, error) from error
     match earlier:
         case {"format": form, "fingerprint": dict(then)} if form == _FORMAT:
             different = sorted(
@@ -226,6 +257,7 @@ def _settle_header(run: Run) -> None:
                 raise RunForeignError(f"the run was begun with another {', another '.join(different)}")
         case _:
             raise ResultsDamagedError(f"{run.header} does not describe a run")
+    return True
 
 
 def _write_whole(path: Path, text: str) -> None:

@@ -323,7 +323,8 @@ class Supervisor(Generic[Item, Answer]):
             return
         blamed, *innocent = worker.inflight
         self._pulled.extendleft(reversed(innocent))
-        if blamed.again:
+        # Who was too slow has had all the time there is; who died may have died of something else.
+        if blamed.again or (worker.ready and reason is Reason.TIMED_OUT):
             yield Failed(blamed.item, reason, detail)
         else:
             self._blamed.append(_Try(blamed.item, again=True))

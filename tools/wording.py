@@ -337,7 +337,7 @@ def note_lines(report: Report) -> tuple[Line, ...]:
     return tuple(
         ("note", theirs(finding.explanation, 1000))
         for finding in report.notes
-        if not finding.passed and finding.panel is Panel.PROVEN
+        if finding.panel is Panel.PROVEN and (not finding.passed or finding.code is Code.CREDENTIALS_PRESENT)
     )
 
 

@@ -59,7 +59,7 @@ def sdk() -> Iterator[Sdk]:
 
 def judged(sdk: Sdk, data: bytes, lists: Lists, sidecar: bytes | None = None) -> Provenance:
     media = dataclasses.replace(Media.of(io.BytesIO(data), "file", 1 << 30), sidecar=sidecar)
-    return verify_media(media, sdk, lists, NOW)
+    return verify_media(media, sdk, lists, NOW + timedelta(hours=1))  # builders of answers read the clock
 
 
 def listed(name: str, root: Any, profile: Profile = Profile.POLICY) -> TrustList:
