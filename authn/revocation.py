@@ -196,6 +196,7 @@ def host_of(url: str) -> str | None:
         or not _HOST.fullmatch(host)
         or parts.scheme not in _PORTS
         or "@" in parts.netloc
+        or ("[" in parts.netloc) is not (":" in host)
         or "\\" in url
     ):
         return None

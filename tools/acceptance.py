@@ -256,12 +256,11 @@ def _names(required: dict[str, Any], key: str) -> tuple[str, ...]:
     if key not in required:
         return ()
     value = required[key]
-    if (
-        not isinstance(value, list)
-        or not 0 < len(value) <= MAX_LISTS
-        or len(set(map(str, value))) != len(value)
-    ):
+    # A number can be too long and a table too deep to be written out: nothing but text is looked at.
+    if not isinstance(value, list) or not all(isinstance(name, str) for name in value):
+        raise PolicyError(f"{key} in the policy is not a list of names")
+    if not 0 < len(value) <= MAX_LISTS or len(set(value)) != len(value):
         raise PolicyError(f"{key} in the policy is not a list of 1 to {MAX_LISTS} different names")
-    if any(not isinstance(name, str) or not name or plain(name, MAX_LIST_NAME) != name for name in value):
+    if any(not name or plain(name, MAX_LIST_NAME) != name for name in value):
         raise PolicyError(f"{key} in the policy has something that is no list's name")
     return tuple(value)

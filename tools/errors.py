@@ -120,6 +120,12 @@ class HomeDamagedError(Error):
     remedy = "Run 'lightseal doctor'; restore the home from a backup rather than repairing it by hand."
 
 
+class HomeUnreadableError(UnreadableError):
+    """The home exists, and this user may not read a part of it."""
+
+    remedy = "Work as the user whose home it is, or have the owner put the permissions right."
+
+
 class DeviceUnknownError(Error):
     """No device of that name is enrolled here."""
 

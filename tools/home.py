@@ -9,9 +9,11 @@ import dataclasses
 import errno
 import hashlib
 import json
+import os
 import re
 import secrets
 import shutil
+import stat
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,6 +22,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from authn.device import Certificate, Device, pseudonym, read_chain
+from authn.errors import CertificateError, KeyFileError
 from authn.identity import (
     CertificatePlan,
     Subject,
@@ -56,8 +59,10 @@ from tools.errors import (
     ClockBehindError,
     DeviceExistsError,
     DeviceUnknownError,
+    DiskFullError,
     HomeDamagedError,
     HomeMissingError,
+    HomeUnreadableError,
     OutputExistsError,
     UnwritableError,
     UsageError,
@@ -69,6 +74,7 @@ SERVICE = "service"
 # RFC 3161 wants a policy; this one is ours alone, under the arc for examples (RFC 5612 has none for OIDs).
 TIME_STAMP_POLICY = "1.3.6.1.4.1.32473.1"
 SOFTWARE_KEY = "E0"
+MAX_PART_BYTES = 1 << 20
 
 _DEVICE_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 
@@ -84,11 +90,11 @@ class Home:
 
     def ledger(self) -> Ledger:
         """The ledger, for writing."""
-        return Ledger.open(_url(self.path))
+        return Ledger.open(self._ledger_url())
 
     def ledger_to_read(self) -> Ledger:
         """The ledger, for looking things up."""
-        return Ledger.open_read_only(_url(self.path))
+        return Ledger.open_read_only(self._ledger_url())
 
     def lists(self) -> tuple[ListFile, ...]:
         """Whom this home believes, each about one thing only."""
@@ -98,13 +104,14 @@ class Home:
         """The two lists that recognise what this home itself signs and dates, whoever else it believes."""
         certificates = self.path / "certificates"
         try:
-            root, time_root = ((certificates / f"{name}.pem").read_bytes() for name in ("root", "time-root"))
-        except OSError as error:
+            root, time_root = (_content(certificates / f"{name}.pem") for name in ("root", "time-root"))
+            signers = ListFile("signers", root, Purpose.SIGNING, Profile.POLICY)
+            stampers = ListFile("time-stampers", time_root, Purpose.TIME_STAMPING, Profile.TIME_STAMPING)
+            for file in (signers, stampers):
+                file.parse()
+        except (OSError, CertificateError) as error:
             raise HomeDamagedError("a root certificate of this home cannot be read") from error
-        return (
-            ListFile("signers", root, Purpose.SIGNING, Profile.POLICY),
-            ListFile("time-stampers", time_root, Purpose.TIME_STAMPING, Profile.TIME_STAMPING),
-        )
+        return signers, stampers
 
     def sign_note(self, text: str) -> bytes:
         """Sign a checkpoint with the log's key."""
@@ -127,20 +134,20 @@ class Home:
 
     def audit(self) -> AuditReport:
         """Derive the whole ledger again."""
-        return audit(_url(self.path), (self.log,), verify_ed25519)
+        return audit(self._ledger_url(), (self.log,), verify_ed25519)
 
     def device(self, name: str) -> Device:
         """An enrolled device, or the home's own signing service."""
         folder = self._device_folder(name)
         try:
-            about = json.loads((folder / "device.json").read_bytes())
-            chain = read_chain((folder / "chain.pem").read_bytes())
+            about = json.loads(_content(folder / "device.json"))
+            chain = read_chain(_content(folder / "chain.pem"))
             return Device(
                 name, open_key(f"file:{folder / 'key.pem'}", None), chain, bytes.fromhex(about["salt"])
             )
         except FileNotFoundError as error:
             raise DeviceUnknownError(f"no device named {name} is enrolled in this home") from error
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, RecursionError, CertificateError) as error:
             raise HomeDamagedError(f"the record of device {name} cannot be read") from error
 
     def devices(self) -> tuple[str, ...]:
@@ -167,13 +174,20 @@ class Home:
             raise DeviceUnknownError("a device's name is 1 to 64 of a-z, 0-9, dot, dash and underscore")
         return self.path / SERVICE if name == SERVICE else self.path / "devices" / name
 
+    def _ledger_url(self) -> str:
+        place = self.path / "ledger.db"
+        # Asked and not tried: closing the file would let go of locks that this process holds (POSIX fcntl).
+        if place.is_file() and not os.access(place, os.R_OK):
+            raise HomeUnreadableError(f"{place} cannot be read ({os.strerror(errno.EACCES)})")
+        return _url(self.path)
+
     def _key(self, name: str) -> SigningKey:
         return open_key(f"file:{self.path / 'keys' / name}.pem", None)
 
     def _certificate(self, name: str) -> Certificate:
         try:
-            return read_chain((self.path / "certificates" / f"{name}.pem").read_bytes())[0]
-        except OSError as error:
+            return read_chain(_content(self.path / "certificates" / f"{name}.pem"))[0]
+        except (OSError, CertificateError) as error:
             raise HomeDamagedError(f"the certificate {name}.pem of this home cannot be read") from error
 
 
@@ -196,27 +210,32 @@ def default_path(environment: Mapping[str, str]) -> Path:
         return Path(chosen)
     if environment.get("HOME") == "":
         raise UsageError("HOME is empty, so there is no folder for user data; name a home with --home")
-    if sys.platform == "darwin":
-        return Path.home() / "Library" / "Application Support" / "lightseal"
-    if sys.platform == "win32":
-        return Path(environment.get("LOCALAPPDATA") or Path.home()) / "lightseal"
-    return Path(environment.get("XDG_DATA_HOME") or Path.home() / ".local" / "share") / "lightseal"
+    try:
+        if sys.platform == "darwin":
+            return Path.home() / "Library" / "Application Support" / "lightseal"
+        if sys.platform == "win32":
+            return Path(environment.get("LOCALAPPDATA") or Path.home()) / "lightseal"
+        return Path(environment.get("XDG_DATA_HOME") or Path.home() / ".local" / "share") / "lightseal"
+    except RuntimeError as error:  # neither the environment nor the system's list of users knows one
+        raise UsageError(
+            "nothing says where user data belongs; set HOME or name a home with --home"
+        ) from error
 
 
 def open_home(path: Path) -> Home:
     """An existing home; nothing is created."""
     try:
-        about = json.loads((path / "home.json").read_bytes())
+        about = json.loads(_content(path / "home.json"))
     except (FileNotFoundError, NotADirectoryError) as error:
         raise HomeMissingError(f"there is no home at {path}") from error
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise HomeDamagedError(f"the home at {path} cannot be read") from error
     try:
         if about["schema"] != SCHEMA:
             raise HomeDamagedError(f"the home at {path} was made by another version of Lightseal")
         log, organisation, ocsp_url = (str(about[name]) for name in ("log", "organisation", "ocsp_url"))
         return Home(path, VerifierKey.parse(log), organisation, ocsp_url)
-    except (KeyError, TypeError, MalformedKeyError) as error:
+    except (KeyError, TypeError, RecursionError, MalformedKeyError) as error:
         raise HomeDamagedError(f"the home at {path} cannot be read") from error
 
 
@@ -226,6 +245,7 @@ def create_home(path: Path, organisation: str, ocsp_url: str, at: datetime) -> H
     The private CA's root, its issuing CA, the time-stamp root and unit, and the
     signing service are each an entry of the ledger before their certificate exists.
     """
+    host = _status_host(ocsp_url)
     origin = f"lightseal.local/{secrets.token_hex(8)}"
     with _built_beside(path) as building:
         for name in ("keys", "certificates", "trust", "devices"):
@@ -235,7 +255,7 @@ def create_home(path: Path, organisation: str, ocsp_url: str, at: datetime) -> H
         store_key(building / "keys" / "log.pem", log_key, None)
         home = Home(building, log, organisation, ocsp_url)
         with Ledger.create(_url(building), origin) as ledger:
-            _authorities(home, ledger, at)
+            _authorities(home, ledger, host, at)
             (building / SERVICE).mkdir(mode=0o700)
             _enrol(home, ledger, building / SERVICE, "Lightseal Signing Service", at)
         about = {"schema": SCHEMA, "log": str(log), "organisation": organisation, "ocsp_url": ocsp_url}
@@ -244,7 +264,21 @@ def create_home(path: Path, organisation: str, ocsp_url: str, at: datetime) -> H
     return open_home(path)
 
 
-def _authorities(home: Home, ledger: Ledger, at: datetime) -> None:
+def _status_host(url: str) -> str:
+    """Whom to ask about withdrawals, known to be one that a trust list can name."""
+    host = host_of(url)
+    if host is None:
+        raise UsageError(
+            f"{plain(url, 200)} is no http address at which a certificate's status could be asked"
+        )
+    try:
+        dataclasses.replace(TrustList.empty(Purpose.SIGNING), hosts=(host,)).described()
+    except CertificateError as error:
+        raise UsageError(f"a trust list cannot name the host {plain(host, 200)}; give one by name") from error
+    return host
+
+
+def _authorities(home: Home, ledger: Ledger, host: str, at: datetime) -> None:
     """Two roots that share nothing: an anchor for signers must never vouch for time."""
     root_key, issuing_key = generate_p384(), generate_p384()
     time_root_key, time_key = generate_p384(), generate_p256()
@@ -281,11 +315,6 @@ def _authorities(home: Home, ledger: Ledger, at: datetime) -> None:
     ):
         store_key(home.path / "keys" / f"{name}.pem", key, None)
         (home.path / "certificates" / f"{name}.pem").write_bytes(pem_chain(certificate))
-    host = host_of(ocsp)
-    if host is None:
-        raise UsageError(
-            f"{plain(ocsp, 200)} is no http address at which a certificate's status could be asked"
-        )
     for stem, anchor, purpose, profile in (
         ("signers", root, Purpose.SIGNING, Profile.POLICY),
         ("time-stampers", time_root, Purpose.TIME_STAMPING, Profile.TIME_STAMPING),
@@ -347,6 +376,24 @@ def _url(path: Path) -> str:
     return f"sqlite:///{path / 'ledger.db'}"
 
 
+def _content(path: Path) -> bytes:
+    """The bytes of a part of a home, which is a file and not large; a pipe is not waited for."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
+    except PermissionError as error:
+        raise HomeUnreadableError(f"{path} cannot be read ({error.strerror})") from error
+    try:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise HomeDamagedError(f"{path} is not a file")
+        with open(descriptor, "rb", closefd=False) as file:
+            content = file.read(MAX_PART_BYTES + 1)
+    finally:
+        os.close(descriptor)
+    if len(content) > MAX_PART_BYTES:
+        raise HomeDamagedError(f"{path} is larger than {MAX_PART_BYTES} bytes")
+    return content
+
+
 def _take(building: Path, place: Path) -> None:
     try:
         building.rename(place)
@@ -363,10 +410,20 @@ def _built_beside(place: Path) -> Iterator[Path]:
         place.parent.mkdir(parents=True, exist_ok=True)
         building = Path(tempfile.mkdtemp(prefix=f".{place.name}.", dir=place.parent))
     except OSError as error:
+        if _ran_full(error):
+            raise DiskFullError(f"no space is left for {place}") from error
         raise UnwritableError(f"{place} cannot be made ({error.strerror})") from error
     try:
         yield building
         _take(building, place)
-    except BaseException:
+    except BaseException as error:
         shutil.rmtree(building, ignore_errors=True)
+        if _ran_full(error):
+            raise DiskFullError(f"no space is left for {place}") from error
         raise
+
+
+def _ran_full(error: BaseException) -> bool:
+    """Whether there was no room; a key that could not be written has the system's reason as its cause."""
+    reason = error.__cause__ if isinstance(error, KeyFileError) else error
+    return isinstance(reason, OSError) and reason.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)

@@ -71,6 +71,20 @@ class ListDamagedError(Error):
     remedy: ClassVar[str] = "Put the file back from a backup, or remove it with 'lightseal trust remove'."
 
 
+class ListStrayError(ListDamagedError):
+    """What stands among the trust lists can be no list, and no command would delete it."""
+
+    remedy: ClassVar[str] = "Move it out of the home's folder 'trust' by hand; no list can stand there so."
+
+
+class ListFolderError(ListDamagedError):
+    """The folder of the trust lists is not there or may not be read."""
+
+    remedy: ClassVar[str] = (
+        "Put the home's folder 'trust' back from a backup, or put right who may read and search it."
+    )
+
+
 @dataclass(frozen=True, slots=True)
 class ListFile:
     """A trust list as it travels to a worker: a name, PEM bytes, what it is for, and the profile it asks."""
@@ -103,6 +117,7 @@ def add(
 
     `purpose` and `profile` are for certificates that do not say; a list that says
     something else is refused. It is copied as it is; bare certificates get a header.
+    Returned is the list under the name it has here, whatever its publisher calls it.
     """
     # 1. The name, before anything is read.
     if _NAME.fullmatch(name) is None:
@@ -119,7 +134,7 @@ def add(
     _require(listed, name, profile, now)
     # 3. The file: written beside its place, and named only when it is complete.
     _place(data, place)
-    return listed
+    return replace(listed, name=name)
 
 
 def installed(folder: Path) -> tuple[tuple[str, TrustList], ...]:
@@ -136,7 +151,7 @@ def list_files(folder: Path) -> tuple[ListFile, ...]:
     try:
         paths = sorted(path for path in folder.iterdir() if path.suffix == ".pem" and path.name[0] != ".")
     except OSError as error:
-        raise ListDamagedError(f"the folder of trust lists cannot be read ({error.strerror})") from error
+        raise _unread(error) from error
     return tuple(_installed(path) for path in paths)
 
 
@@ -147,7 +162,7 @@ def remove(folder: Path, name: str) -> None:
         place.unlink()
         _sync(folder)
     except FileNotFoundError as error:
-        raise _unknown(name) from error
+        raise _absent(folder, name) from error
     except OSError as error:
         raise UnwritableError(f"{place.name} cannot be removed ({error.strerror})") from error
 
@@ -155,8 +170,12 @@ def remove(folder: Path, name: str) -> None:
 def show(folder: Path, name: str, now: datetime) -> str:
     """What a list says of itself, whether it is stale at `now`, and whom it names; a line for each anchor."""
     place = _place_of(folder, name)
-    if not os.path.lexists(place):
-        raise _unknown(name)
+    try:
+        place.lstat()
+    except FileNotFoundError as error:
+        raise _absent(folder, name) from error
+    except OSError as error:
+        raise _unread(error) from error
     file = _installed(place)
     listed = TrustList.parse(file.pem, file.name, file.purpose, file.profile)
     lines = [
@@ -243,14 +262,14 @@ def _read(path: Path) -> bytes:
 
 def _installed(path: Path) -> ListFile:
     if _NAME.fullmatch(path.stem) is None:
-        raise ListDamagedError(
-            f"the file {path.name!a} among the trust lists has a name that no list can have"
-        )
+        raise ListStrayError(f"the file {path.name!a} among the trust lists has a name that no list can have")
     try:
         data = _read(path)
         bare = _BARE.get(path.stem)
         listed = TrustList.read(data) if bare is None else TrustList.parse(data, path.stem, *bare)
     except (CertificateError, NotAFileError, UnreadableError) as error:
+        if stat.S_ISDIR(_mode(path)):
+            raise ListStrayError(f"{path.name} among the trust lists is a folder") from error
         raise ListDamagedError(f"the trust list {path.name} cannot be used: {error}") from error
     return ListFile(path.stem, data, listed.purpose, listed.profile)
 
@@ -301,8 +320,23 @@ def _place_of(folder: Path, name: str) -> Path:
     return folder / f"{name}.pem"
 
 
-def _unknown(name: str) -> ListUnknownError:
-    return ListUnknownError(f"this home has no trust list named {name}")
+def _absent(folder: Path, name: str) -> Error:
+    """Without the folder nobody can say which lists there are."""
+    if os.path.lexists(folder):
+        return ListUnknownError(f"this home has no trust list named {name}")
+    return ListFolderError("the folder of trust lists is missing")
+
+
+def _unread(error: OSError) -> ListFolderError:
+    return ListFolderError(f"the folder of trust lists cannot be read ({error.strerror})")
+
+
+def _mode(path: Path) -> int:
+    """What stands at `path`, a link being a link; 0 if that is not known."""
+    try:
+        return path.lstat().st_mode
+    except OSError:
+        return 0
 
 
 def _sync(folder: Path) -> None:

@@ -1,15 +1,19 @@
 """Lists, receipts and workers: what stands between a path and its report."""
 
+import hashlib
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
 from authn.errors import CertificateError
+from authn.evidence import Code
+from authn.profile import Profile
 from storage.errors import MalformedKeyError, MalformedReceiptError
-from tools.check import Chosen, Entry, beliefs, check_files, died, read_receipt, renamed, reported
+from tools.check import Chosen, Entry, beliefs, check_files, died, outcome, read_receipt, renamed, reported
 from tools.errors import UnreadableError, UsageError, WorkerDiedError
 from tools.home import Home
+from tools.report_text import as_text
 from tools.verdict import Headline, Ledger
 
 
@@ -86,3 +90,62 @@ def test_bad_lists_keys_and_receipts_are_errors_before_any_file_is_read(home: Ho
     bad.write_bytes(bytes(2 << 20))
     with pytest.raises(UsageError):
         read_receipt(bad)
+
+
+@pytest.mark.parametrize(
+    ("name", "required", "status", "met"),
+    [
+        ("signed", "time = true", 0, True),
+        ("signed", 'custody = "E1"', 15, False),
+        ("altered", "time = true", 12, False),
+    ],
+)
+def test_a_policy_changes_no_headline_and_hides_no_fault(
+    home: Home,
+    signed: Path,
+    altered: Path,
+    tmp_path: Path,
+    name: str,
+    required: str,
+    status: int,
+    met: object,
+) -> None:
+    policy = tmp_path / "desk.toml"
+    policy.write_text(f"[require]\n{required}\n")
+    path = {"signed": signed, "altered": altered}[name]
+    with beliefs(home, Chosen(policy=policy), now()) as held, beliefs(home, Chosen(), now()) as free:
+        ((report, _),) = check_files([str(path)], held, None)
+        ((plain, _),) = check_files([str(path)], free, None)
+    assert report.verdict.headline is plain.verdict.headline
+    assert (outcome(report, None), outcome(plain, None)) == (status, 0 if name == "signed" else 12)
+    assert report.acceptance is not None
+    assert (report.acceptance.met, report.acceptance.name) == (met, "desk")
+    assert report.acceptance.sha256 == hashlib.sha256(policy.read_bytes()).digest()
+
+
+def test_what_was_kept_and_cannot_be_read_is_said(fresh_home: Home, plain_jpeg: Path) -> None:
+    """A withdrawal may have stood there."""
+    (fresh_home.path / "status").mkdir()
+    (fresh_home.path / "status" / f"{'a' * 64}.status").write_bytes(b"")
+    with beliefs(fresh_home, Chosen(), now()) as held:
+        ((report, _),) = check_files([str(plain_jpeg)], held, None)
+    (note,) = report.notes
+    assert (note.passed, note.code) == (False, Code.REVOCATION_CHECKED)
+
+
+def test_a_sidecar_is_named_and_an_empty_one_refused(home: Home, signed: Path, tmp_path: Path) -> None:
+    record = tmp_path / "other.c2pa"
+    record.write_bytes(b"junk")
+    with beliefs(home, Chosen(sidecar=record), now()) as held:
+        ((report, _),) = check_files([str(signed)], held, None)
+    assert report.verdict.headline is Headline.CREDENTIALS_UNREADABLE
+    assert "other.c2pa" in as_text(report)
+    record.write_bytes(b"")
+    with pytest.raises(UsageError, match="empty"):
+        beliefs(home, Chosen(sidecar=record), now())
+
+
+def test_a_list_that_asks_for_something_else_is_not_bent(home: Home) -> None:
+    own = home.path / "trust" / "signers.pem"
+    with pytest.raises(UsageError, match="says itself"):
+        beliefs(home, Chosen(signers=own, profile=Profile.SPECIFICATION), now())
