@@ -360,6 +360,14 @@ def verify(
     for option, given in (("receipt", receipt), ("sidecar", sidecar), ("bundle", bundle)):
         if given is not None and len(files) > 1:
             raise tools.errors.UsageError(f"--{option} is about one file; give one file with it")
+    if html:
+        from tools.report_page import require_writable_page
+
+        require_writable_page(html)
+    if bundle:
+        from tools.bundle import require_writable_bundle
+
+        require_writable_bundle(bundle)
     home = _home_if_any(context)
     if home is None and chosen.signers is None:
         click.echo(

@@ -44,14 +44,19 @@ def write_whole(path: Path, data: bytes, form: Form) -> None:
     """Write the file whole or not at all; only an earlier one of this form is replaced."""
     _require_ours(path, form)
     try:
-        with _draft(path.parent) as (descriptor, draft):
-            rest = memoryview(data)
-            while rest:
-                rest = rest[os.write(descriptor, rest) :]
-            os.fsync(descriptor)
-            draft.replace(path)
+        put_whole(path, data)
     except OSError as error:
         raise _unwritten(path, error) from error
+
+
+def put_whole(path: Path, data: bytes) -> None:
+    """Put `data` at `path`, on the disk, over whatever file stands there; failures are the system's own."""
+    with _draft(path.parent) as (descriptor, draft):
+        rest = memoryview(data)
+        while rest:
+            rest = rest[os.write(descriptor, rest) :]
+        os.fsync(descriptor)
+        draft.replace(path)
 
 
 def require_plain(path: Path) -> os.stat_result | None:

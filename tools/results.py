@@ -27,7 +27,7 @@ from tools.errors import (
     UnreadableError,
     UnwritableError,
 )
-from tools.output import require_plain
+from tools.output import put_whole, require_plain
 
 _FORMAT: Final = "lightseal-run/1"
 _MAX_HEADER: Final = 1 << 20
@@ -225,11 +225,14 @@ def _plain(path: Path) -> os.stat_result | None:
 
 def _settle_header(run: Run) -> None:
     """Write the rules down before the first row, unless they are there and the same."""
-    if not _is_begun(run):
-        _write_whole(
-            run.header,
-            json.dumps({"fingerprint": _rules(run), "format": _FORMAT}, indent=1, sort_keys=True),
-        )
+    if _is_begun(run):
+        return
+    header = json.dumps({"fingerprint": _rules(run), "format": _FORMAT}, indent=1, sort_keys=True)
+    try:
+        put_whole(run.header, f"{header}\n".encode("ascii"))
+    except OSError as error:
+        raise _unwritten(run.header, error) from error
+    _sync_folder(run.header.parent)
 
 
 def _rules(run: Run) -> dict[str, str]:
@@ -258,20 +261,6 @@ def _is_begun(run: Run) -> bool:
         case _:
             raise ResultsDamagedError(f"{run.header} does not describe a run")
     return True
-
-
-def _write_whole(path: Path, text: str) -> None:
-    """Write a file that is either whole or not there."""
-    draft = path.with_name(f"{path.name}.new")
-    try:
-        with draft.open("w", encoding="ascii") as file:
-            file.write(f"{text}\n")
-            file.flush()
-            os.fsync(file.fileno())
-        draft.replace(path)
-    except OSError as error:
-        raise _unwritten(path, error) from error
-    _sync_folder(path.parent)
 
 
 def _sync_folder(folder: Path) -> None:

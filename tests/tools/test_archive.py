@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -11,7 +12,7 @@ import pytest
 from authn.profile import Profile
 from tools.archive import check_archive, on_terminal, piped, silent
 from tools.check import Beliefs, Chosen, beliefs
-from tools.errors import RunForeignError
+from tools.errors import OutputExistsError, RunForeignError, UsageError
 from tools.home import Home
 
 
@@ -84,3 +85,24 @@ def test_progress_is_told_where_it_was_asked_for(
     check_archive((tree,), "one", tmp_path / "rows.jsonl", held, 1, teller(stream))  # type: ignore[operator]
     assert stream.getvalue().strip().rpartition("\x1b[K")[2].startswith("one")
     assert "changed after signing 1" in stream.getvalue()
+
+
+@pytest.mark.parametrize("name", ["", "a\x1b[31m\nX", "../x", "A", "-x", "a\n", "x" * 65])
+def test_a_run_s_name_is_plain_wherever_the_rows_go(
+    held: Beliefs, tree: Path, tmp_path: Path, name: str
+) -> None:
+    with pytest.raises(UsageError, match="a run's name is"):
+        check_archive((tree,), name, tmp_path / "out" / "rows.jsonl", held, 1, silent())
+    assert list(tmp_path.iterdir()) == [tree]
+
+
+def test_what_is_no_results_file_is_refused_with_nothing_beside_it(
+    held: Beliefs, tree: Path, tmp_path: Path
+) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "mine").write_text("holiday")
+    before = sorted(tmp_path.iterdir())
+    for place in (Path(), Path("/dev/full"), tree, tmp_path / "pipe", tmp_path / "mine"):
+        with pytest.raises(OutputExistsError):
+            check_archive((tree,), "one", place, held, 1, silent())
+    assert sorted(tmp_path.iterdir()) == before

@@ -1,6 +1,7 @@
 """A stranger with public programs alone can check a bundle, and notices what was changed in it."""
 
 import contextlib
+import errno
 import hashlib
 import io
 import json
@@ -9,6 +10,7 @@ import re
 import resource
 import shutil
 import subprocess
+import sys
 import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -37,10 +39,12 @@ from tools.bundle import (
     _as_openssl,
     _token,
     bundle,
+    require_writable_bundle,
     write_bundle,
 )
 from tools.errors import DiskFullError, OutputExistsError, UnwritableError
 from tools.home import SERVICE, Home
+from tools.output import Form, write_whole
 from tools.trust import ListFile
 
 NOW = datetime.now(UTC)
@@ -461,7 +465,25 @@ def test_an_earlier_bundle_is_replaced_and_nothing_else(
     foreign = io.BytesIO()
     with zipfile.ZipFile(foreign, "w") as archive:
         archive.writestr("HOWTO-VERIFY.md", "somebody else's")
-    for content in (b"", b"PK", signed.read_bytes(), foreign.getvalue(), sealed[:-1], sealed + b"x"):
+    # What is ours only by its first name and its comment: another text in it, and a packed one.
+    alike = []
+    for packing in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        made = io.BytesIO()
+        with zipfile.ZipFile(made, "w", packing) as archive:
+            archive.comment = b"Lightseal evidence bundle/1"
+            archive.writestr("HOWTO-VERIFY.md", "somebody else's")
+        alike.append(made.getvalue())
+    padded = sealed + b"Lightseal evidence bundle/1"
+    for content in (
+        b"",
+        b"PK",
+        signed.read_bytes(),
+        foreign.getvalue(),
+        sealed[:-1],
+        sealed + b"x",
+        padded,
+        *alike,
+    ):
         path.write_bytes(content)
         with pytest.raises(OutputExistsError):
             write_bundle(path, contents, None)
@@ -474,6 +496,92 @@ def test_a_folder_is_not_a_place_for_a_bundle(contents: BundleContents, tmp_path
         write_bundle(tmp_path, contents, None)
     with pytest.raises(UnwritableError):
         write_bundle(tmp_path / "missing" / "out.zip", contents, None)
+
+
+def test_a_place_is_refused_before_any_work_and_left_as_it_was(sealed: bytes, tmp_path: Path) -> None:
+    (tmp_path / "mine.txt").write_text("holiday")
+    (tmp_path / "nowhere").symlink_to(tmp_path / "gone")
+    (tmp_path / "earlier.zip").write_bytes(sealed)
+    before = sorted(tmp_path.iterdir())
+    for name in (".", "mine.txt", "nowhere"):
+        with pytest.raises(OutputExistsError):
+            require_writable_bundle(tmp_path / name)
+    for name in ("missing/out.zip", "mine.txt/out.zip", "x" * 256):
+        with pytest.raises(UnwritableError):
+            require_writable_bundle(tmp_path / name)
+    for name in ("new.zip", "earlier.zip"):
+        require_writable_bundle(tmp_path / name)
+    assert sorted(tmp_path.iterdir()) == before
+
+
+@pytest.mark.parametrize("device", ["/dev/full", "/dev/zero", "/dev/null"])
+def test_a_device_is_no_place_for_a_bundle(device: str) -> None:
+    with pytest.raises(OutputExistsError, match="is no file"):
+        require_writable_bundle(Path(device))
+
+
+def test_a_pipe_and_a_socket_are_no_places_for_a_bundle(contents: BundleContents, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "link").symlink_to(tmp_path / "pipe")
+    for name in ("pipe", "link"):
+        with pytest.raises(OutputExistsError, match="is no file"):
+            write_bundle(tmp_path / name, contents, None)
+
+
+def test_any_name_that_the_disk_takes_will_do_and_the_umask_holds(
+    contents: BundleContents, tmp_path: Path
+) -> None:
+    path = tmp_path / ("x" * 251 + ".zip")
+    before = os.umask(0o027)
+    try:
+        write_bundle(path, contents, None)
+    finally:
+        os.umask(before)
+    assert path.stat().st_mode & 0o777 == 0o640
+    assert list(tmp_path.iterdir()) == [path]
+
+
+class Dying(type(Path())):  # type: ignore[misc]
+    """A path on a disk that fills up, and then refuses even to clean up."""
+
+    def replace(self, target: object) -> Path:
+        raise OSError(errno.ENOSPC, f"no room for {target}")
+
+    def unlink(self, missing_ok: bool = False) -> None:  # noqa: FBT001, FBT002 (as in the class above)
+        raise OSError(errno.EIO, f"input/output error, {missing_ok}")
+
+
+def test_a_failure_to_clean_up_does_not_hide_what_went_wrong(tmp_path: Path) -> None:
+    with pytest.raises(DiskFullError):
+        write_whole(Dying(tmp_path / "out"), b"whole", Form("x", re.compile(b""), re.compile(b"")))
+
+
+def test_being_told_to_end_while_writing_leaves_what_was_there(tmp_path: Path) -> None:
+    """The signal comes at the last moment: the bytes are on the disk, and not yet under their name."""
+    program = """
+import os, re, signal, sys
+from pathlib import Path
+from tools import output
+def end(*_): sys.exit(143)
+signal.signal(signal.SIGTERM, end)
+class Slow(Path().__class__):
+    def replace(self, target):
+        print(*os.listdir(self.parent), flush=True)
+        os.kill(os.getpid(), signal.SIGTERM)
+        return super().replace(target)
+output.write_whole(Slow(sys.argv[1]), b"whole", output.Form("x", re.compile(b"x"), re.compile(b"x")))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program, tmp_path / "out.zip"],
+        cwd=Path(__file__).parents[2],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 143, done.stderr
+    assert re.fullmatch(r"\.lightseal-[0-9a-f]{16}\.partial\n", done.stdout)
+    assert list(tmp_path.iterdir()) == []
 
 
 @contextlib.contextmanager

@@ -1,7 +1,11 @@
 """A home is whole or not there, logs before it issues, and keeps its keys to itself."""
 
+import contextlib
 import json
+import os
+import resource
 import stat
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -18,8 +22,10 @@ from tools.errors import (
     ClockBehindError,
     DeviceExistsError,
     DeviceUnknownError,
+    DiskFullError,
     HomeDamagedError,
     HomeMissingError,
+    HomeUnreadableError,
     OutputExistsError,
     UsageError,
 )
@@ -27,6 +33,19 @@ from tools.home import Home, create_home, default_path, open_home, require_valid
 from tools.trust import ListDamagedError
 
 URL = "http://localhost:8461/ocsp/"
+
+
+@contextlib.contextmanager
+def nobody() -> Iterator[None]:
+    """Where permissions count: root is another user for a while, anybody else is himself."""
+    if os.geteuid():
+        yield
+        return
+    os.setresuid(65534, 65534, 0)
+    try:
+        yield
+    finally:
+        os.setresuid(0, 0, 0)
 
 
 def now() -> datetime:
@@ -106,7 +125,11 @@ def test_an_opened_home_is_the_one_that_was_made(fresh_home: Home) -> None:
     assert open_home(fresh_home.path) == fresh_home
 
 
-@pytest.mark.parametrize("text", ["", "{}", "[]", "7", '{"schema": "lightseal-home/9"}', "\udcff"])
+@pytest.mark.parametrize(
+    "text",
+    ["", "{}", "[]", "7", '{"schema": "lightseal-home/9"}', "\udcff", "[" * 200_000, " " * (2 << 20)],
+    ids=lambda text: ascii(text[:20]),
+)
 def test_a_damaged_home_says_so(fresh_home: Home, text: str) -> None:
     (fresh_home.path / "home.json").write_bytes(text.encode("utf-8", "surrogateescape"))
     with pytest.raises(HomeDamagedError):
@@ -174,3 +197,110 @@ def test_an_empty_home_variable_is_no_place_for_keys() -> None:
     with pytest.raises(UsageError, match="HOME is empty"):
         default_path({"HOME": ""})
     assert default_path({"HOME": "", "LIGHTSEAL_HOME": "x"}) == Path("x")
+
+
+def test_without_any_home_folder_the_user_is_asked_for_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """HOME unset, and a user whom the system does not know."""
+    if os.geteuid():
+        pytest.skip("only root can become a user whom the system does not know")
+    monkeypatch.delenv("HOME")
+    os.setresuid(4_000_123, 4_000_123, 0)
+    try:
+        with pytest.raises(UsageError, match="--home"):
+            default_path({})
+    finally:
+        os.setresuid(0, 0, 0)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://[::1/",
+        "http://[::1]/ocsp/",
+        "http://[2001:db8::1]:8461/",
+        "http://[v1.a]/",
+        "http://a_b/",
+        "ftp://a/",
+        "localhost",
+        "",
+    ],
+)
+def test_an_address_that_no_list_can_name_makes_no_home(tmp_path: Path, url: str) -> None:
+    with pytest.raises(UsageError):
+        create_home(tmp_path / "new" / "home", "Newsroom", url, now())
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_disk_without_room_is_called_full(tmp_path: Path) -> None:
+    """The flaw it would catch: a key file that could not be written, called a key that cannot be used."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (50, limits[1]))
+    try:
+        with pytest.raises(DiskFullError):
+            create_home(tmp_path / "home", "Newsroom", URL, now())
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_pipe_or_a_folder_in_the_place_of_a_part_is_not_waited_for(fresh_home: Home) -> None:
+    for make in (os.mkfifo, os.mkdir):
+        for part, use in (
+            ("home.json", lambda: open_home(fresh_home.path)),
+            ("service/device.json", lambda: fresh_home.device("service")),
+            ("certificates/root.pem", fresh_home.own_lists),
+        ):
+            place = fresh_home.path / part
+            kept = place.rename(place.with_name("kept"))
+            make(place)
+            with pytest.raises(HomeDamagedError):
+                use()
+            place.rmdir() if place.is_dir() else place.unlink()
+            kept.rename(place)
+    assert open_home(fresh_home.path) == fresh_home
+
+
+@pytest.mark.parametrize("junk", [b"[" * 200_000, b"", b"junk", b'{"salt": 7}', b"x" * (2 << 20)], ids=len)
+def test_junk_in_the_place_of_a_part_is_damage_of_the_home(fresh_home: Home, junk: bytes) -> None:
+    uses: dict[str, Callable[[], object]] = {
+        "service/device.json": lambda: fresh_home.device("service"),
+        "service/chain.pem": lambda: fresh_home.device("service"),
+        "certificates/root.pem": fresh_home.own_lists,
+        "certificates/time-root.pem": fresh_home.own_lists,
+        "certificates/time-stamping.pem": lambda: fresh_home.authority(now()),
+    }
+    for part, use in uses.items():
+        kept = (fresh_home.path / part).read_bytes()
+        use()
+        (fresh_home.path / part).write_bytes(junk)
+        with pytest.raises(HomeDamagedError):
+            use()
+        (fresh_home.path / part).write_bytes(kept)
+
+
+def test_the_home_of_another_user_is_not_called_damaged(
+    fresh_home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    tmp_path.chmod(0o755)
+    place = fresh_home.path
+    here = Home(Path("home"), fresh_home.log, fresh_home.organisation, fresh_home.ocsp_url)
+    place.chmod(0o000)
+    try:
+        with nobody(), pytest.raises(HomeUnreadableError, match="Permission denied") as refused:
+            open_home(Path("home"))
+    finally:
+        place.chmod(0o755)
+    assert refused.value.code == "file-unreadable"
+    assert "permissions" in refused.value.remedy
+    (place / "ledger.db").chmod(0o000)
+    (place / "service").chmod(0o000)
+    uses: tuple[Callable[[], object], ...] = (
+        here.ledger,
+        here.ledger_to_read,
+        here.audit,
+        lambda: here.device("service"),
+    )
+    for use in uses:
+        with nobody(), pytest.raises(HomeUnreadableError, match="Permission denied"):
+            use()

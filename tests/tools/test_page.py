@@ -3,6 +3,7 @@
 import html
 import importlib.util
 import json
+import os
 import re
 import struct
 import subprocess
@@ -33,8 +34,9 @@ from authn.evidence import (
 from detector.frames import thumbnail
 from tools import programs
 from tools.contradictions import Contradiction
+from tools.errors import OutputExistsError, UnwritableError
 from tools.report import Acceptance, Engine, Estimate, Report, Signs
-from tools.report_page import as_html
+from tools.report_page import as_html, require_writable_page, write_page
 from tools.verdict import Ledger, Obstacle, Recorded, decide
 
 NOW = datetime(2026, 11, 20, 8, 14, 9, tzinfo=UTC)
@@ -383,3 +385,39 @@ def axe() -> str:
     assert spec is not None, "the test extra is not installed: pip install axe-playwright-python"
     assert spec.origin is not None
     return (Path(spec.origin).parent / "axe.min.js").read_text("utf-8")
+
+
+# --- Writing
+
+
+def test_an_earlier_page_is_replaced_and_nothing_that_only_speaks_of_one(page: str, tmp_path: Path) -> None:
+    path = tmp_path / "report.html"
+    for _ in range(2):
+        write_page(path, page)
+        assert path.read_text("utf-8") == page
+    titled = "<!doctype html>\n<title>2 files checked: Lightseal report</title>\n</body>\n</html>\n"
+    head = page.partition("<style>")[0]
+    for content in ("", "notes on a Lightseal report", titled, f"<!-- mine -->\n{page}", head, f"{page}mine"):
+        path.write_text(content, encoding="utf-8")
+        with pytest.raises(OutputExistsError):
+            write_page(path, page)
+        assert path.read_text("utf-8") == content
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_place_for_a_page_is_refused_before_any_work(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    for place in (tmp_path, tmp_path / "pipe", Path("/dev/full"), Path("/dev/zero")):
+        with pytest.raises(OutputExistsError):
+            require_writable_page(place)
+    for name in ("missing/report.html", "x" * 256):
+        with pytest.raises(UnwritableError):
+            require_writable_page(tmp_path / name)
+    require_writable_page(tmp_path / "report.html")
+    assert [path.name for path in tmp_path.iterdir()] == ["pipe"]
+
+
+def test_a_page_may_have_a_name_as_long_as_the_disk_takes(page: str, tmp_path: Path) -> None:
+    path = tmp_path / ("x" * 250 + ".html")
+    write_page(path, page)
+    assert list(tmp_path.iterdir()) == [path]

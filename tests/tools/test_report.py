@@ -39,7 +39,7 @@ from authn.media import Kind, Media
 from authn.profile import Profile
 from tools.check import Beliefs, Chosen, beliefs, check_files
 from tools.contradictions import Contradiction
-from tools.errors import UnwritableError
+from tools.errors import OutputExistsError, UnwritableError
 from tools.home import Home, create_home
 from tools.report import (
     NO_ESTIMATE,
@@ -705,6 +705,6 @@ def test_a_page_that_cannot_be_written_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(UnwritableError):
         write_page(tmp_path / "missing" / "report.html", "text")
     (tmp_path / "report.html").mkdir()
-    with pytest.raises(UnwritableError):
+    with pytest.raises(OutputExistsError):
         write_page(tmp_path / "report.html", "text")
     assert [path.name for path in tmp_path.iterdir()] == ["report.html"]

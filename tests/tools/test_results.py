@@ -1,6 +1,7 @@
 """Rows survive being cut short at any byte, and are never mixed with rows of other rules."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -94,8 +95,10 @@ def test_rows_of_other_rules_are_not_mixed(run: Run) -> None:
         ({"policy": "1"}, "another signers$"),
         ({**RULES, "x": "", "policy": ""}, "another policy, another x$"),
     ):
+        run.lock.unlink(missing_ok=True)
         with pytest.raises(RunForeignError, match=word):
             Results(Run(run.results, other))
+        assert not run.lock.exists()
     add(run, "/b")
     assert paths(run) == ["/a", "/b"]
 
@@ -105,6 +108,24 @@ def test_a_file_that_is_not_ours_is_left_alone(run: Run) -> None:
     with pytest.raises(OutputExistsError):
         Results(run)
     assert run.results.read_text() == "holiday"
+    assert list(run.results.parent.iterdir()) == [run.results]
+
+
+@pytest.mark.parametrize("place", ["results", "header", "lock"])
+def test_a_pipe_is_no_file_of_a_run_and_is_not_opened(run: Run, place: str) -> None:
+    pipe = getattr(run, place)
+    os.mkfifo(pipe)
+    with pytest.raises(OutputExistsError, match="is no file"):
+        Results(run)
+    assert list(pipe.parent.iterdir()) == [pipe]
+
+
+@pytest.mark.parametrize("place", [".", "/", "/dev/full", "/dev/zero"])
+def test_a_folder_or_a_device_is_no_place_for_rows(place: str) -> None:
+    with pytest.raises(OutputExistsError):
+        Results(Run(Path(place), RULES))
+    assert not Path(f"{place}.lock").exists()
+    assert not Path(f"{place}.run.json").exists()
 
 
 @pytest.mark.parametrize("header", ["", "[]", '{"format": "x", "fingerprint": {}}'])

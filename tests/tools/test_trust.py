@@ -1,8 +1,10 @@
+import contextlib
 import dataclasses
 import os
 import resource
 import shutil
 import stat
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
@@ -26,7 +28,9 @@ from tools.trust import (
     SHIPPED,
     ListDamagedError,
     ListExistsError,
+    ListFolderError,
     ListRefusedError,
+    ListStrayError,
     ListUnknownError,
     add,
     installed,
@@ -60,6 +64,19 @@ def bare(tmp_path: Path) -> Path:
 
 def names(folder: Path) -> list[str]:
     return [name for name, _ in installed(folder)]
+
+
+@contextlib.contextmanager
+def nobody() -> Iterator[None]:
+    """Where permissions count: root is another user for a while, anybody else is himself."""
+    if os.geteuid():
+        yield
+        return
+    os.setresuid(65534, 65534, 0)
+    try:
+        yield
+    finally:
+        os.setresuid(0, 0, 0)
 
 
 def sentence(error: Error) -> str:
@@ -154,7 +171,7 @@ def test_a_snapshot_keeps_the_certificates_of_the_publisher_and_only_them() -> N
 
 def test_a_shipped_list_is_added_as_it_is(folder: Path) -> None:
     added = add(folder, "c2pa-signers", "c2pa", None, None, NOW)
-    assert added == SIGNERS
+    assert added == dataclasses.replace(SIGNERS, name="c2pa"), "the name it has here, not its publisher's"
     assert (folder / "c2pa.pem").read_bytes() == (SHIPPED / "c2pa-signers.pem").read_bytes()
     assert installed(folder) == (("c2pa", dataclasses.replace(SIGNERS, name="c2pa")),)
     assert stat.S_IMODE((folder / "c2pa.pem").stat().st_mode) == 0o644
@@ -411,6 +428,59 @@ def test_what_is_no_file_among_the_lists_is_a_damaged_list(folder, tmp_path) -> 
         with pytest.raises(ListDamagedError) as refused:
             installed(missing)
         sentence(refused.value)
+
+
+@pytest.mark.parametrize("name", ["Upper.pem", "a\nb.pem", "evil.pem"])
+def test_what_no_command_would_remove_is_to_be_moved_away_by_hand(folder, name) -> None:
+    """The flaw it would catch: advice to run a command that then knows no such list."""
+    if name == "evil.pem":
+        (folder / name).mkdir()
+    else:
+        (folder / name).write_bytes(BARE)
+    with pytest.raises(Error):
+        remove(folder, name.removesuffix(".pem"))
+    with pytest.raises(ListStrayError) as refused:
+        installed(folder)
+    sentence(refused.value)
+    assert "by hand" in refused.value.remedy
+    assert "trust remove" not in refused.value.remedy
+
+
+def test_what_a_command_does_remove_is_left_to_it(folder, tmp_path) -> None:
+    for make in (lambda path: path.symlink_to(tmp_path), os.mkfifo, lambda path: path.write_bytes(b"junk")):
+        make(folder / "wire.pem")
+        with pytest.raises(ListDamagedError) as refused:
+            installed(folder)
+        assert "trust remove" in refused.value.remedy
+        remove(folder, "wire")
+
+
+def test_without_the_folder_no_list_is_called_unknown(tmp_path) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    for place in (tmp_path / "nowhere", tmp_path / "file"):
+        for use in (lambda at=place: installed(at), lambda at=place: show(at, "signers", NOW)):
+            with pytest.raises(ListFolderError) as refused:
+                use()
+            sentence(refused.value)
+            assert "folder 'trust'" in refused.value.remedy
+    with pytest.raises(ListFolderError):
+        remove(tmp_path / "nowhere", "signers")
+
+
+def test_a_folder_that_may_not_be_read_hides_no_list(folder, tmp_path, monkeypatch) -> None:
+    """The flaw it would catch: `list-unknown` for a list that is there."""
+    add(folder, "c2pa-signers", "signers", None, None, NOW)
+    tmp_path.chmod(0o755)
+    monkeypatch.chdir(tmp_path)
+    folder.chmod(0o000)
+    try:
+        with nobody():
+            for use in (lambda: installed(Path("trust")), lambda: show(Path("trust"), "signers", NOW)):
+                with pytest.raises(ListFolderError, match="Permission denied"):
+                    use()
+    finally:
+        folder.chmod(0o700)
+    assert names(folder) == ["signers"]
 
 
 def test_a_link_to_a_list_is_a_list_and_removing_it_spares_the_target(folder, tmp_path) -> None:
