@@ -1,6 +1,5 @@
 """Check a whole archive (flow 3): the verify flow for every file, under a run's name."""
 
-import re
 import shlex
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
@@ -9,15 +8,14 @@ from typing import TextIO
 
 from tools.batch import Progress, Summary, Watch, progress_line, run_batch
 from tools.check import LIMITS, Beliefs, Entry, reported, task
-from tools.errors import UsageError
 from tools.examine import Examined
+from tools.home import require_run_name
 from tools.report import as_json
 from tools.results import Row, Run, require_results
 from tools.supervisor import Reason, Supervisor
 from tools.verdict import Headline, Obstacle
 from tools.walk import Skip, count
 
-_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 _REMEDIES = {
     "worker": "The file exceeds our limits or breaks its readers; treat it as hostile and ask for the original.",
     "path": "Check the path, and that you may read it.",
@@ -76,8 +74,7 @@ def check_archive(
     paths: Sequence[Path], name: str, results: Path, held: Beliefs, workers: int, telling: Telling
 ) -> Outcome:
     """Give every file under `paths` its row in `results`; what the run has answered is not asked again."""
-    if _NAME.fullmatch(name) is None:
-        raise UsageError("a run's name is 1 to 64 of a-z, 0-9, dot, dash and underscore")
+    require_run_name(name)
     roots = [str(path) for path in paths]
     run = Run(results, _fingerprint(name, held))
     require_results(run)

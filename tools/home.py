@@ -128,8 +128,7 @@ class Home:
 
     def run_results(self, run: str) -> Path:
         """Where the rows of a batch run go."""
-        if _DEVICE_NAME.fullmatch(run) is None:
-            raise UsageError("a run's name is 1 to 64 of a-z, 0-9, dot, dash and underscore")
+        require_run_name(run)
         return self.path / "runs" / f"{run}.jsonl"
 
     def audit(self) -> AuditReport:
@@ -189,6 +188,12 @@ class Home:
             return read_chain(_content(self.path / "certificates" / f"{name}.pem"))[0]
         except (OSError, CertificateError) as error:
             raise HomeDamagedError(f"the certificate {name}.pem of this home cannot be read") from error
+
+
+def require_run_name(run: str) -> None:
+    """Refuse a name that would not be a file's, or would not stay on its line."""
+    if _DEVICE_NAME.fullmatch(run) is None:
+        raise UsageError("a run's name is 1 to 64 of a-z, 0-9, dot, dash and underscore")
 
 
 def require_valid(chain: Sequence[Certificate], at: datetime) -> None:
