@@ -17,7 +17,8 @@ from typing import Protocol
 
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec, ed25519, utils
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, mldsa, utils
+from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
 from cryptography.hazmat.primitives.serialization import (
     BestAvailableEncryption,
     Encoding,
@@ -31,6 +32,7 @@ from cryptography.hazmat.primitives.serialization import (
 from authn.errors import KeyExposedError, KeyFileError, KeyLockedError, KeyNotOursError, SelfCheckError
 
 MIN_PASSPHRASE = 16
+ML_DSA_44_PUBLIC = 1312
 _MAX_KEY_FILE = 64 << 10
 _PKCS8 = re.compile(rb"\s*-----BEGIN (?:ENCRYPTED )?PRIVATE KEY-----\r?\n")
 
@@ -110,6 +112,26 @@ class LogKey:
         return self.key.sign(message)
 
 
+@dataclass(frozen=True, slots=True)
+class NoteKey:
+    """An ML-DSA-44 key (FIPS 204) that signs notes beside an Ed25519 key, and never a capture."""
+
+    private: mldsa.MLDSA44PrivateKey = field(repr=False)
+    public: bytes = field(repr=False)
+
+    @classmethod
+    def of(cls, private: mldsa.MLDSA44PrivateKey) -> "NoteKey":
+        """Hold `private` with the 1312 bytes that verify."""
+        return cls(private, private.public_key().public_bytes_raw())
+
+    def sign(self, message: bytes) -> bytes:
+        """Sign `message`, with the empty context: 2420 bytes, other ones each time."""
+        signature = self.private.sign(message)
+        if not verify_ml_dsa_44(self.public, signature, message):
+            raise SelfCheckError("a signature did not verify under the key that made it")
+        return signature
+
+
 def generate_p256() -> SigningKey:
     """A new key on P-256, for devices and time-stamp units."""
     return SigningKey.of(ec.generate_private_key(ec.SECP256R1()))
@@ -123,6 +145,11 @@ def generate_p384() -> SigningKey:
 def generate_ed25519() -> SigningKey:
     """A new Ed25519 key, for logs."""
     return SigningKey.of(ed25519.Ed25519PrivateKey.generate())
+
+
+def generate_ml_dsa_44() -> NoteKey:
+    """A new ML-DSA-44 key, for notes."""
+    return NoteKey.of(mldsa.MLDSA44PrivateKey.generate())
 
 
 def algorithm_of(public_key: PublicKey) -> Algorithm:
@@ -168,36 +195,51 @@ def verify_ed25519(public: bytes, signature: bytes, message: bytes) -> bool:
     return True
 
 
+def verify_ml_dsa_44(public: bytes, signature: bytes, message: bytes) -> bool:
+    """Whether 2420 bytes are `public`'s signature over `message`, with the empty context.
+
+    Refuses the keys whose t1 is 0, which need no private key to sign (FIPS 204, Algorithm 8, line 9).
+    """
+    if len(public) != ML_DSA_44_PUBLIC or not any(public[32:]):
+        return False
+    try:
+        mldsa.MLDSA44PublicKey.from_public_bytes(public).verify(signature, message)
+    except (InvalidSignature, ValueError):
+        return False
+    return True
+
+
+def verify_note(public: bytes, signature: bytes, message: bytes) -> bool:
+    """Whether `public` signed `message`: ML-DSA-44 if the key has 1312 bytes, else Ed25519.
+
+    The key decides, so nothing in a note can choose how it is verified.
+    """
+    if len(public) == ML_DSA_44_PUBLIC:
+        return verify_ml_dsa_44(public, signature, message)
+    return verify_ed25519(public, signature, message)
+
+
 def open_key(uri: str, passphrase: bytes | None = None) -> SigningKey:
     """Open the key that `uri` names: `file:PATH`, PKCS#8 in PEM.
 
     A file that anyone else may read is refused, since the key must then be
     taken for known.
     """
-    scheme, colon, path = uri.partition(":")
-    if not colon or scheme != "file" or not path:
-        raise KeyFileError("a key is named by file:PATH, and by nothing else so far")
-    pem = _read_private(Path(path.removeprefix("//")))
-    if not _PKCS8.match(pem):
-        raise KeyFileError("the key file is not PKCS#8 in PEM")
-    try:
-        private = load_pem_private_key(pem, passphrase)
-    except TypeError as error:
-        raise KeyLockedError(
-            "the key file is encrypted and no passphrase was given"
-            if passphrase is None
-            else "the key file is not encrypted, though a passphrase was given"
-        ) from error
-    except (ValueError, UnsupportedAlgorithm) as error:
-        if b"ENCRYPTED" in pem[:64]:
-            raise KeyLockedError("the passphrase does not open the key file") from error
-        raise KeyFileError("the key file cannot be read as a key") from error
+    private = _open_private(uri, passphrase)
     if not isinstance(private, ec.EllipticCurvePrivateKey | ed25519.Ed25519PrivateKey):
         raise KeyNotOursError("a key is neither on P-256 nor P-384 nor Ed25519")
     return SigningKey.of(private)
 
 
-def store_key(path: Path, key: SigningKey, passphrase: bytes | None) -> None:
+def open_note_key(uri: str, passphrase: bytes | None = None) -> NoteKey:
+    """Open the ML-DSA-44 key that `uri` names, by the rules of `open_key`."""
+    private = _open_private(uri, passphrase)
+    if not isinstance(private, mldsa.MLDSA44PrivateKey):
+        raise KeyNotOursError("a key is not an ML-DSA-44 key")
+    return NoteKey.of(private)
+
+
+def store_key(path: Path, key: SigningKey | NoteKey, passphrase: bytes | None) -> None:
     """Write a new key file, readable by its owner alone; never over another.
 
     The format's key derivation is fast (PBKDF2 with 2 048 rounds), so a
@@ -223,6 +265,28 @@ def store_key(path: Path, key: SigningKey, passphrase: bytes | None) -> None:
         with suppress(OSError):
             path.unlink()
         raise KeyFileError(f"the key file cannot be written: {error.strerror}") from error
+
+
+def _open_private(uri: str, passphrase: bytes | None) -> PrivateKeyTypes:
+    scheme, colon, path = uri.partition(":")
+    if not colon or scheme != "file" or not path:
+        raise KeyFileError("a key is named by file:PATH, and by nothing else so far")
+    pem = _read_private(Path(path.removeprefix("//")))
+    if not _PKCS8.match(pem):
+        raise KeyFileError("the key file is not PKCS#8 in PEM")
+    try:
+        private = load_pem_private_key(pem, passphrase)
+    except TypeError as error:
+        raise KeyLockedError(
+            "the key file is encrypted and no passphrase was given"
+            if passphrase is None
+            else "the key file is not encrypted, though a passphrase was given"
+        ) from error
+    except (ValueError, UnsupportedAlgorithm) as error:
+        if b"ENCRYPTED" in pem[:64]:
+            raise KeyLockedError("the passphrase does not open the key file") from error
+        raise KeyFileError("the key file cannot be read as a key") from error
+    return private
 
 
 def _read_private(path: Path) -> bytes:

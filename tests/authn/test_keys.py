@@ -1,3 +1,4 @@
+import hashlib
 import os
 import stat
 from pathlib import Path
@@ -5,7 +6,7 @@ from pathlib import Path
 import pytest
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa, utils
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, mldsa, rsa, utils
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from hypothesis import given
 from hypothesis import strategies as st
@@ -228,3 +229,86 @@ def test_the_identity_key_would_have_been_accepted_by_the_library() -> None:
 @given(st.binary(max_size=40), st.binary(max_size=70), st.binary(max_size=8))
 def test_hostile_signatures_are_an_answer(public: bytes, signature: bytes, message: bytes) -> None:
     assert keys.verify_ed25519(public, signature, message) is False
+    assert keys.verify_note(public, signature, message) is False
+
+
+def test_a_note_is_verified_by_the_kind_of_its_key() -> None:
+    log, note = keys.LogKey(keys.generate_ed25519()), keys.generate_ml_dsa_44()
+    assert (len(note.public), len(note.sign(b"checkpoint"))) == (1312, 2420)
+    for key, other in ((log, note), (note, log)):
+        signature = key.sign(b"checkpoint")
+        assert keys.verify_note(key.public, signature, b"checkpoint")
+        assert not keys.verify_note(key.public, signature, b"another")
+        assert not keys.verify_note(key.public, signature[:-1], b"checkpoint")
+        assert not keys.verify_note(key.public, signature + bytes(1), b"checkpoint")
+        assert not keys.verify_note(key.public[:-1], signature, b"checkpoint")
+        assert not keys.verify_note(key.public, other.sign(b"checkpoint"), b"checkpoint")
+        assert not keys.verify_note(other.public, signature, b"checkpoint")
+
+
+@pytest.mark.parametrize("at", [0, 31, 32, 2000, 2419])
+def test_an_ml_dsa_signature_with_one_bit_turned_is_wrong(at: int) -> None:
+    key = keys.generate_ml_dsa_44()
+    signature = bytearray(key.sign(b"checkpoint"))
+    signature[at] ^= 1
+    assert not keys.verify_note(key.public, bytes(signature), b"checkpoint")
+
+
+def test_an_ml_dsa_signature_made_for_a_context_is_none_over_a_note() -> None:
+    key = keys.generate_ml_dsa_44()
+    assert not keys.verify_note(key.public, key.private.sign(b"checkpoint", b"context"), b"checkpoint")
+
+
+def test_an_ml_dsa_signature_that_does_not_verify_never_leaves() -> None:
+    faulty = keys.NoteKey(keys.generate_ml_dsa_44().private, keys.generate_ml_dsa_44().public)
+    with pytest.raises(SelfCheckError):
+        faulty.sign(b"checkpoint")
+
+
+def forged_with_t1_zero(public: bytes, message: bytes) -> bytes:
+    """FIPS 204, Algorithm 8 run backwards: with t1 = 0, z = 0 and no hint, w1 is 0 whatever the challenge."""
+    tr = hashlib.shake_256(public).digest(64)
+    mu = hashlib.shake_256(tr + b"\0\0" + message).digest(64)
+    challenge = hashlib.shake_256(mu + bytes(4 * 192)).digest(32)
+    # Four polynomials of 256 zeros, each packed as gamma1 - 0 = 2^17 in 18 bits.
+    zero = sum(1 << 17 + 18 * index for index in range(4 * 256)).to_bytes(4 * 576, "little")
+    return challenge + zero + bytes(84)
+
+
+def test_an_ml_dsa_key_under_which_anybody_signs_is_refused() -> None:
+    public = hashlib.sha256(b"rho").digest() + bytes(1280)
+    forged = forged_with_t1_zero(public, b"whatever")
+    # The library accepts it.
+    mldsa.MLDSA44PublicKey.from_public_bytes(public).verify(forged, b"whatever")
+    assert not keys.verify_note(public, forged, b"whatever")
+
+
+def test_a_published_ml_dsa_key_comes_of_its_seed() -> None:
+    # RFC 9881, appendix C: the seed of the examples is 00 to 1f, and this is how its public key begins.
+    key = keys.NoteKey.of(mldsa.MLDSA44PrivateKey.from_seed_bytes(bytes(range(32))))
+    assert key.public[:32].hex() == "d7b2b47254aae0db45e7930d4a98d2c97d8f1397d1789dafa17024b316e9bec9"
+
+
+@pytest.mark.parametrize("passphrase", [None, PASSPHRASE])
+def test_a_stored_note_key_comes_back(tmp_path: Path, passphrase) -> None:
+    key, path = keys.generate_ml_dsa_44(), tmp_path / "log-ml-dsa-44.pem"
+    keys.store_key(path, key, passphrase)
+    assert keys.open_note_key(f"file:{path}", passphrase).public == key.public
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert (b"ENCRYPTED" in path.read_bytes()) is (passphrase is not None)
+    path.chmod(0o640)
+    with pytest.raises(KeyExposedError):
+        keys.open_note_key(f"file:{path}", passphrase)
+
+
+def test_a_note_key_signs_no_capture_and_a_signing_key_no_ml_dsa_note(tmp_path: Path) -> None:
+    keys.store_key(tmp_path / "note.pem", keys.generate_ml_dsa_44(), None)
+    keys.store_key(tmp_path / "log.pem", keys.generate_ed25519(), None)
+    with pytest.raises(KeyNotOursError):
+        keys.open_key(f"file:{tmp_path / 'note.pem'}")
+    with pytest.raises(KeyNotOursError):
+        keys.open_note_key(f"file:{tmp_path / 'log.pem'}")
+
+
+def test_a_note_key_does_not_print_itself() -> None:
+    assert repr(keys.generate_ml_dsa_44()) == "NoteKey()"

@@ -1,19 +1,34 @@
 import base64
+import hashlib
+from pathlib import Path
 
 import pytest
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.asymmetric.mldsa import MLDSA44PublicKey
 from hypothesis import given
 from hypothesis import strategies as st
 
-from storage.errors import MalformedKeyError, MalformedNoteError, NoteSignatureError
+from storage.errors import (
+    MalformedCheckpointError,
+    MalformedKeyError,
+    MalformedNoteError,
+    NoteSignatureError,
+)
 from storage.note import (
+    MAX_KEY_TEXT,
     MAX_NOTE_BYTES,
+    Algorithm,
     Note,
     Signature,
     VerifierKey,
+    checkpoint_lines,
     is_key_name,
     open_note,
     signed_note,
+    statement,
 )
+
+VECTORS = Path(__file__).parent / "vectors"
 
 names = st.text(st.characters(exclude_categories=["C", "Z"], exclude_characters="+"), min_size=1, max_size=20)
 texts = st.text(st.characters(exclude_categories=["Cc", "Cs"]) | st.just("\n"), max_size=60).map(
@@ -128,6 +143,177 @@ def test_a_verifier_key_of_another_type_or_hash_is_refused(log) -> None:
     ):
         with pytest.raises(MalformedKeyError):
             VerifierKey.parse(text)
+
+
+def typed(name: str, data: bytes) -> str:
+    """A verifier key by signed-note, Signatures: its type's byte and its key are `data`."""
+    key_id = hashlib.sha256(name.encode() + b"\n" + data).digest()[:4]
+    return f"{name}+{key_id.hex()}+{base64.b64encode(data).decode()}"
+
+
+@pytest.mark.parametrize("kind", range(256))
+def test_the_types_of_verifier_keys_are_three_and_each_has_one_length(kind: int, log) -> None:
+    accepted = []
+    for size in (0, 31, 32, 33, 64, 1311, 1312, 1313):
+        public = (log.key.public * 42)[:size]
+        text = typed("name", bytes([kind]) + public)
+        try:
+            key = VerifierKey.parse(text)
+        except MalformedKeyError:
+            continue
+        assert (key.name, key.public, key.algorithm, str(key)) == ("name", public, kind, text)
+        accepted.append(size)
+    assert accepted == {1: [32], 4: [32], 6: [1312]}.get(kind, [])
+
+
+def test_a_key_serves_a_log_or_a_cosigner_by_its_type(log) -> None:
+    ed25519, witness = (typed("name", bytes([kind]) + log.key.public) for kind in (1, 4))
+    ml_dsa = typed("name", b"\6" + log.key.public * 41)
+    for text in (ed25519, ml_dsa):
+        assert str(VerifierKey.parse_log(text)) == text
+    for text in (witness, ml_dsa):
+        assert str(VerifierKey.parse_cosigner(text)) == text
+    with pytest.raises(MalformedKeyError):
+        VerifierKey.parse_log(witness)
+    with pytest.raises(MalformedKeyError):
+        VerifierKey.parse_cosigner(ed25519)
+
+
+@pytest.mark.parametrize("kind", [1, 4])
+def test_the_keys_of_small_order_are_refused_for_witnesses_too(kind: int) -> None:
+    for y in (0, 1, P - 1, P, P + 1, 2**255 - 1):
+        with pytest.raises(MalformedKeyError):
+            VerifierKey.parse(typed("name", bytes([kind]) + y.to_bytes(32, "little")))
+
+
+def test_an_ml_dsa_key_under_which_anybody_signs_is_refused() -> None:
+    rho = hashlib.sha256(b"rho").digest()
+    assert VerifierKey.parse(typed("name", b"\6" + rho + bytes(1279) + b"\1"))
+    with pytest.raises(MalformedKeyError):
+        VerifierKey.parse(typed("name", b"\6" + rho + bytes(1280)))
+
+
+def test_a_name_too_long_to_be_signed_is_refused_with_ml_dsa(log) -> None:
+    public = log.key.public * 41
+    assert VerifierKey.parse(typed("é" * 127, b"\6" + public))
+    for name in ("é" * 128, "x" * 256):
+        with pytest.raises(MalformedKeyError):
+            VerifierKey.parse(typed(name, b"\6" + public))
+
+
+def test_a_verifier_key_longer_than_any_is_refused_unread(log) -> None:
+    with pytest.raises(MalformedKeyError, match="longer"):
+        VerifierKey.parse(typed("x" * MAX_KEY_TEXT, b"\1" + log.key.public))
+
+
+CHECKPOINT = f"log.example\n7\n{base64.b64encode(bytes(31) + b'7').decode()}\n"
+
+
+def test_each_type_signs_what_its_specification_says() -> None:
+    """tlog-cosignature, both signed messages, written out byte by byte."""
+    ed25519, witness = (VerifierKey("w", bytes(32), Algorithm(kind)) for kind in (1, 4))
+    ml_dsa = VerifierKey("witness", bytes(1312), Algorithm.ML_DSA_44)
+    assert statement(CHECKPOINT, ed25519, 0) == CHECKPOINT.encode()
+    assert statement(CHECKPOINT, witness, 1679315147) == (
+        b"cosignature/v1\ntime 1679315147\n" + CHECKPOINT.encode()
+    )
+    assert statement(CHECKPOINT, ml_dsa, 1679315147) == (
+        b"subtree/v1\n\x00"
+        b"\x07witness"
+        b"\x00\x00\x00\x00\x64\x18\x50\xcb"
+        b"\x0blog.example"
+        b"\x00\x00\x00\x00\x00\x00\x00\x00"
+        b"\x00\x00\x00\x00\x00\x00\x00\x07" + bytes(31) + b"7"
+    )
+
+
+def test_extension_lines_are_signed_or_the_checkpoint_is_not() -> None:
+    extended = CHECKPOINT + "extension\n"
+    assert statement(extended, VerifierKey("w", bytes(32), Algorithm.COSIGNATURE_ED25519), 1).endswith(
+        extended.encode()
+    )
+    with pytest.raises(MalformedCheckpointError):
+        statement(extended, VerifierKey("w", bytes(1312), Algorithm.ML_DSA_44), 1)
+
+
+@pytest.mark.parametrize("size", ["0", "1", "9223372036854775807"])
+def test_the_size_of_any_log_is_read(size: str) -> None:
+    text = CHECKPOINT.replace("\n7\n", f"\n{size}\n")
+    assert checkpoint_lines(text + "a\nb\n") == ("log.example", int(size), bytes(31) + b"7", ("a", "b"))
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("\n7\n", "\n07\n"),
+        ("\n7\n", "\n+7\n"),
+        ("\n7\n", "\n-7\n"),
+        ("\n7\n", "\n 7\n"),
+        ("\n7\n", "\n7_0\n"),
+        ("\n7\n", "\n\u0667\n"),
+        ("\n7\n", "\n9223372036854775808\n"),
+        ("\n7\n", "\n" + "9" * 5000 + "\n"),
+        ("\n7\n", "\n7\r\n"),
+        ("\n7\n", "\n\n"),
+        ("\n7\n", "\n7\n\n"),
+        ("log.example\n", ""),
+        ("log.example\n", "\n"),
+        ("=\n", "=\n\n"),
+        ("=\n", "="),
+        ("=\n", "\n"),
+        ("AAA", "AA"),
+        ("AAA", "AAAAAAA"),
+    ],
+)
+def test_what_is_no_checkpoint_cannot_be_cosigned(old: str, new: str) -> None:
+    text = CHECKPOINT.replace(old, new, 1)
+    assert text != CHECKPOINT
+    for key in (
+        VerifierKey("w", bytes(32), Algorithm.COSIGNATURE_ED25519),
+        VerifierKey("w", bytes(1312), Algorithm.ML_DSA_44),
+    ):
+        with pytest.raises(MalformedCheckpointError):
+            statement(text, key, 1)
+
+
+def verify_ml_dsa(public: bytes, signature: bytes, message: bytes) -> bool:
+    try:
+        MLDSA44PublicKey.from_public_bytes(public).verify(signature, message)
+    except InvalidSignature:
+        return False
+    return True
+
+
+def test_a_checkpoint_that_a_foreign_log_signed_with_ml_dsa_opens() -> None:
+    # FiloSottile/torchwood @ fac5716b, cmd/litewitness/testdata/mldsa.txt: made by filippo.io/mldsa.
+    key = VerifierKey.parse_log((VECTORS / "torchwood_ml_dsa_44.vkey").read_text(encoding="utf-8").strip())
+    data = (VECTORS / "torchwood_ml_dsa_44.note").read_bytes()
+    opened = open_note(data, [key], verify_ml_dsa)
+    assert (opened.text.split("\n")[:2], opened.signers) == (["example.com/mldsa-log", "1"], (key,))
+    for old, new in (
+        (b"\n1\n", b"\n2\n"),
+        (b"+zoE", b"/zoE"),
+        (b"log\n", b"log2\n"),
+        (b"38=\n", b"38=\nx\n"),
+    ):
+        changed = data.replace(old, new, 1)
+        assert changed != data
+        with pytest.raises(NoteSignatureError):
+            open_note(changed, [key], verify_ml_dsa)
+    # The name is signed, and not only looked up.
+    renamed = VerifierKey("example.com/other", key.public, Algorithm.ML_DSA_44)
+    (line,) = Note.parse(data).signatures
+    moved = Note(opened.text, (Signature(renamed.name, renamed.key_id, line.value),))
+    with pytest.raises(NoteSignatureError):
+        open_note(bytes(moved), [renamed], verify_ml_dsa)
+
+
+def test_a_witness_never_opens_a_note_as_its_log(log) -> None:
+    witness = VerifierKey(log.name, log.key.public, Algorithm.COSIGNATURE_ED25519)
+    value = (1).to_bytes(8, "big") + log.private.sign(statement(CHECKPOINT, witness, 1))
+    cosigned = Note(CHECKPOINT, (Signature(witness.name, witness.key_id, value),))
+    with pytest.raises(NoteSignatureError, match="No known key"):
+        open_note(bytes(cosigned), [witness, log.key], log.verify)
 
 
 def test_a_signed_note_opens_and_names_its_signer(log) -> None:
