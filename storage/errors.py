@@ -35,6 +35,58 @@ class LedgerForeignError(LedgerError):
     remedy = "Use the version of Lightseal that made this ledger, or name the origin it was created with."
 
 
+class LedgerOutdatedError(LedgerForeignError):
+    """The database was made by an earlier version, and nobody brought it up to date yet."""
+
+    code = "ledger-outdated"
+    remedy = "Run 'lightseal ledger migrate'; it changes no entry and compares the root before and after."
+
+
+class LedgerAddressError(LedgerMissingError):
+    """The address names no database that we could use."""
+
+    code = "ledger-address"
+    remedy = (
+        "Give sqlite:///PATH or postgresql://HOST/DATABASE, without a password: PostgreSQL takes it from a"
+        " password file or PGPASSWORD."
+    )
+
+
+class LedgerUnreachableError(LedgerError):
+    """The database server did not answer, or went away; what was being recorded may be there or not."""
+
+    code = "ledger-unreachable"
+    remedy = "See that the server runs and submit the same records again: none is ever recorded twice."
+
+
+class LedgerUnsafeError(LedgerError):
+    """The database may lose what it said was written."""
+
+    code = "ledger-unsafe"
+    remedy = "Set fsync and full_page_writes to on; a log that loses what it published tells two histories."
+
+
+class LedgerFrozenError(LedgerError):
+    """The ledger was closed for ever; its entries and proofs stay valid."""
+
+    code = "ledger-frozen"
+    remedy = "Record in the ledger that follows it; 'lightseal init --after CHECKPOINT' begins one."
+
+
+class LedgerSealedError(LedgerError):
+    """Payloads were asked for, and the ledger was opened without the keys that open them."""
+
+    code = "ledger-sealed"
+    remedy = "Ask where the home with the ledger's keyring lies."
+
+
+class DriverMissingError(LedgerError):
+    """The package that speaks to this kind of database is not installed."""
+
+    code = "ledger-driver-missing"
+    remedy = "Install it: pip install 'lightseal[postgres]'."
+
+
 class LedgerDamagedError(LedgerError):
     """The ledger contradicts itself, so nothing may be built on it."""
 
@@ -75,6 +127,13 @@ class ClockError(Error):
     )
 
 
+class ConflictingRecordError(Error):
+    """The same payload and salt were recorded before, as another kind or for another key."""
+
+    code = "record-conflicting"
+    remedy = "Draw a fresh salt for every record; a salt that is used twice hides nothing."
+
+
 class UnknownEntryError(Error):
     """The ledger has no such entry."""
 
@@ -94,6 +153,13 @@ class ErasedEntryError(UnknownEntryError):
 
     code = "entry-erased"
     remedy = "Ask whoever kept the receipt from before the erasure; it is still valid."
+
+
+class UnerasableError(Error):
+    """The entry says that another was erased, and hides nothing itself."""
+
+    code = "entry-unerasable"
+    remedy = "Erase the entry that holds what is to be forgotten."
 
 
 class ProofError(Error):

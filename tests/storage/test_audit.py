@@ -1,194 +1,323 @@
+# ruff: noqa: S608 - these statements are the tampering
 import base64
 import hashlib
-import sqlite3
-from contextlib import closing
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from storage import payload
-from storage.audit import MAX_FINDINGS, Code, audit
+from authn.sealing import seal, unseal
+from storage.audit import MAX_FINDINGS, AuditReport, AuditState, Code, Means, audit
+from storage.checkpoint import Checkpoint
 from storage.entry import Kind
-from storage.ledger import Ledger, Lookup, Record
+from storage.errors import LedgerMissingError, LedgerOutdatedError, MalformedError
+from storage.keyring import Keyring, Sealer
+from storage.ledger import Ledger
 from storage.merkle import Frontier, leaf_hash
+from storage.record import Record
 
 AT = datetime(2026, 11, 25, 8, tzinfo=UTC)
+SALT = hashlib.sha256(b"salt of an erasure").digest()
 
 
-@pytest.fixture
-def path(url, log, make_record, tmp_path: Path) -> Path:
-    """A closed ledger of 600 entries under three checkpoints."""
-    with Ledger.create(url, log.name) as ledger:
+@pytest.fixture(scope="module")
+def module_sealer(tmp_path_factory) -> Sealer:
+    keyring = Keyring.create(tmp_path_factory.mktemp("keys") / "keyring", bytes(range(32)))
+    return Sealer(keyring, seal, unseal)
+
+
+@pytest.fixture(
+    scope="module", params=["sqlite", pytest.param("postgresql", marks=pytest.mark.needs("postgresql"))]
+)
+def built(request, tmp_path_factory, log, make_record, module_sealer, snapshot) -> tuple[str, list[str]]:
+    """A closed ledger of 600 entries under three checkpoints, two of them witnessed; and the way back to it."""
+    if request.param == "sqlite":
+        url = f"sqlite:///{tmp_path_factory.mktemp('audited') / 'ledger.db'}"
+    else:
+        url = request.getfixturevalue("server").create("audited")
+    with Ledger.create(url, log.name, module_sealer) as ledger:
         for minute, start in enumerate((0, 200, 400)):
             records = [make_record(number) for number in range(start, start + 200)]
             ledger.append(records, AT + timedelta(minutes=minute), log.sign)
-    return tmp_path / "ledger.db"
+            if minute:
+                ledger.keep_witnessed(ledger.checkpoint().encode())
+    return url, snapshot(url)
 
 
-def tamper(path: Path, script: str) -> None:
-    """Do what only the owner of the file can."""
-    with closing(sqlite3.connect(path)) as connection:
-        triggers = connection.execute("SELECT name FROM sqlite_master WHERE type = 'trigger'").fetchall()
-        for (name,) in triggers:
-            connection.execute(f"DROP TRIGGER {name}")
-        connection.executescript(script)
-        connection.commit()
+@pytest.fixture
+def whole(built, tamper) -> Iterator[str]:
+    """The address of that ledger, as it was built."""
+    url, back = built
+    yield url
+    tamper(url, *back)
 
 
-BODIES_SWAPPED = """
-CREATE TEMP TABLE was AS SELECT idx, body FROM entry WHERE idx IN (5, 6);
-UPDATE entry SET body = (SELECT body FROM was WHERE was.idx = 11 - entry.idx) WHERE idx IN (5, 6);
-"""
-CHECKPOINT_REPLACED = """
-UPDATE checkpoint SET note = (SELECT note FROM checkpoint WHERE size = 400) WHERE size = 200;
-"""
-CHECKPOINT_CHANGED = """
-UPDATE checkpoint SET note = CAST(replace(CAST(note AS TEXT), 'A', 'B') AS BLOB) WHERE size = 400;
-"""
-HEAD_REWOUND = """
-DELETE FROM entry WHERE idx >= 590;
-UPDATE head SET size = 590;
-"""
+@pytest.fixture
+def means(log, module_sealer) -> Means:
+    return Means((log.key,), log.verify, module_sealer)
 
 
-ENTRIES_SWAPPED = """
-UPDATE entry SET idx = -1 WHERE idx = 5;
-UPDATE entry SET idx = 5 WHERE idx = 6;
-UPDATE entry SET idx = 6 WHERE idx = -1;
-"""
-SECRETS_SWAPPED = ENTRIES_SWAPPED.replace("entry", "secret")
+def found(report: AuditReport) -> list[tuple[Code, int]]:
+    return [(each.code, each.index) for each in report.findings]
 
 
-@pytest.mark.parametrize(
-    ("flaw", "script", "code", "index"),
-    [
-        ("body", "UPDATE entry SET body = x'00' WHERE idx = 300", Code.ENTRY_LEAF, 300),
-        ("leaf", "UPDATE entry SET leaf = zeroblob(32) WHERE idx = 300", Code.ENTRY_LEAF, 300),
-        (
-            "tile",
-            "UPDATE tile SET data = zeroblob(8192) WHERE level = 0 AND number = 1",
-            Code.TILE_DIFFERS,
-            256,
-        ),
-        ("upper tile", "UPDATE tile SET data = zeroblob(64) WHERE level = 1", Code.TILE_DIFFERS, 0),
-        ("tile gone", "DELETE FROM tile WHERE level = 0 AND number = 0", Code.TILE_MISSING, 0),
-        ("tile too many", "INSERT INTO tile VALUES (0, 2, zeroblob(32))", Code.TILE_EXTRA, 512),
-        ("level too many", "INSERT INTO tile VALUES (3, 0, zeroblob(32))", Code.TILE_EXTRA, 0),
-        ("head root", "UPDATE head SET root = zeroblob(32)", Code.HEAD_ROOT, 600),
-        ("head frontier", "UPDATE head SET frontier = zeroblob(128)", Code.HEAD_FRONTIER, 600),
-        ("head time", "UPDATE head SET time = time + 1", Code.HEAD_TIME, 600),
-        ("head ahead", "UPDATE head SET size = 601", Code.ENTRY_MISSING, 600),
-        ("last rows deleted", "DELETE FROM entry WHERE idx >= 590", Code.ENTRY_MISSING, 590),
-        ("last rows deleted and head rewound", HEAD_REWOUND, Code.CHECKPOINT_SIZE, 600),
-        ("row deleted", "DELETE FROM entry WHERE idx = 7", Code.ENTRY_MISSING, 7),
-        ("bodies swapped", BODIES_SWAPPED, Code.ENTRY_LEAF, 5),
-        ("payload", "UPDATE secret SET payload = x'00' WHERE idx = 9", Code.SECRET_COMMITMENT, 9),
-        ("salt", "UPDATE secret SET salt = zeroblob(32) WHERE idx = 9", Code.SECRET_COMMITMENT, 9),
-        (
-            "secret of nothing",
-            "INSERT INTO secret VALUES (700, zeroblob(32), x'00')",
-            Code.SECRET_ORPHAN,
-            700,
-        ),
-        ("lookup of nothing", "INSERT INTO lookup VALUES ('claim', x'00', 700)", Code.LOOKUP_ORPHAN, 700),
-        ("checkpoint replaced", CHECKPOINT_REPLACED, Code.CHECKPOINT_MALFORMED, 200),
-        ("checkpoint changed", CHECKPOINT_CHANGED, Code.CHECKPOINT_SIGNATURE, 400),
-        (
-            "checkpoint emptied",
-            "UPDATE checkpoint SET note = x'' WHERE size = 400",
-            Code.CHECKPOINT_MALFORMED,
-            400,
-        ),
-        ("checkpoint deleted", "DELETE FROM checkpoint WHERE size = 600", Code.CHECKPOINT_MISSING, 600),
-        ("checkpoint redated", "UPDATE checkpoint SET time = 0 WHERE size = 400", Code.CHECKPOINT_TIME, 400),
-    ],
+SWAPPED = (
+    "UPDATE {} SET idx = -1 WHERE idx = 5",
+    "UPDATE {} SET idx = 5 WHERE idx = 6",
+    "UPDATE {} SET idx = 6 WHERE idx = -1",
 )
-def test_the_audit_names_first(url, path, log, flaw: str, script: str, code: Code, index: int) -> None:
-    assert audit(url, [log.key], log.verify).first is None
-    tamper(path, script)
-    first = audit(url, [log.key], log.verify).first
-    assert first is not None, flaw
+
+
+def swapped(*names: str) -> list[str]:
+    return [text.format(name) for name in names for text in SWAPPED]
+
+
+FLAWS: dict[str, tuple[list[str], Code, int]] = {
+    "body": (["UPDATE entry SET body = x'00' WHERE idx = 300"], Code.ENTRY_LEAF, 300),
+    "leaf": (["UPDATE entry SET leaf = zeroblob(32) WHERE idx = 300"], Code.ENTRY_LEAF, 300),
+    "body and leaf": (
+        [f"UPDATE entry SET body = x'00', leaf = x'{leaf_hash(bytes(1)).hex()}' WHERE idx = 300"],
+        Code.ENTRY_MALFORMED,
+        300,
+    ),
+    "tile": (
+        ["UPDATE tile SET data = zeroblob(8192) WHERE level = 0 AND number = 1"],
+        Code.TILE_DIFFERS,
+        256,
+    ),
+    "upper tile": (["UPDATE tile SET data = zeroblob(64) WHERE level = 1"], Code.TILE_DIFFERS, 0),
+    "tile gone": (["DELETE FROM tile WHERE level = 0 AND number = 0"], Code.TILE_MISSING, 0),
+    "tile too many": (["INSERT INTO tile VALUES (0, 2, zeroblob(32))"], Code.TILE_EXTRA, 512),
+    "level too many": (["INSERT INTO tile VALUES (3, 0, zeroblob(32))"], Code.TILE_EXTRA, 0),
+    "head root": (["UPDATE head SET root = zeroblob(32)"], Code.HEAD_ROOT, 600),
+    "head frontier": (["UPDATE head SET frontier = zeroblob(128)"], Code.HEAD_FRONTIER, 600),
+    "head time": (["UPDATE head SET time = time + 1"], Code.HEAD_TIME, 600),
+    "head ahead": (["UPDATE head SET size = 601"], Code.ENTRY_MISSING, 600),
+    "last rows deleted": (["DELETE FROM entry WHERE idx >= 590"], Code.ENTRY_MISSING, 590),
+    "last rows deleted and head rewound": (
+        ["DELETE FROM entry WHERE idx >= 590", "UPDATE head SET size = 590"],
+        Code.CHECKPOINT_SIZE,
+        600,
+    ),
+    "row deleted": (["DELETE FROM entry WHERE idx = 7"], Code.ENTRY_MISSING, 7),
+    "bodies swapped": (
+        [
+            "CREATE TEMP TABLE was AS SELECT idx, body FROM entry WHERE idx IN (5, 6)",
+            "UPDATE entry SET body = (SELECT body FROM was WHERE was.idx = 11 - entry.idx) WHERE idx IN (5, 6)",
+            "DROP TABLE was",
+        ],
+        Code.ENTRY_LEAF,
+        5,
+    ),
+    "entries swapped": (swapped("entry"), Code.SUBMISSION_DIFFERS, 5),
+    "entries swapped with their commitments": (
+        swapped("entry", "submission"),
+        Code.SECRET_COMMITMENT,
+        5,
+    ),
+    # What is sealed for a place does not open in another one: they cannot be swapped with their secrets.
+    "entries swapped with all that belongs to them": (
+        swapped("entry", "submission", "secret", "lookup"),
+        Code.SECRET_COMMITMENT,
+        5,
+    ),
+    "commitment forgotten": (["DELETE FROM submission WHERE idx = 9"], Code.SUBMISSION_DIFFERS, 9),
+    "commitment leads elsewhere": (
+        ["UPDATE submission SET idx = 8 WHERE idx = 9"],
+        Code.SUBMISSION_DIFFERS,
+        9,
+    ),
+    "commitment leads ahead": (
+        ["UPDATE submission SET idx = 9 WHERE idx = 8"],
+        Code.SUBMISSION_DIFFERS,
+        8,
+    ),
+    "commitment leads beyond": (
+        ["UPDATE submission SET idx = -1 WHERE idx = 8"],
+        Code.SUBMISSION_DIFFERS,
+        8,
+    ),
+    "commitment of nothing": (["INSERT INTO submission VALUES (x'00', 9)"], Code.SUBMISSION_EXTRA, 600),
+    "secret changed": (["UPDATE secret SET sealed = x'00' WHERE idx = 9"], Code.SECRET_COMMITMENT, 9),
+    "secret of another": (
+        ["UPDATE secret SET sealed = (SELECT sealed FROM secret WHERE idx = 8) WHERE idx = 9"],
+        Code.SECRET_COMMITMENT,
+        9,
+    ),
+    "secret gone": (["DELETE FROM secret WHERE idx = 9"], Code.SECRET_MISSING, 9),
+    "secret of nothing": (["INSERT INTO secret VALUES (700, zeroblob(32))"], Code.SECRET_ORPHAN, 700),
+    "secret beyond every key": (
+        [
+            "INSERT INTO secret VALUES (9007199254740992, zeroblob(32))",
+            "INSERT INTO lookup VALUES (zeroblob(16), 9007199254740992)",
+        ],
+        Code.SECRET_ORPHAN,
+        2**53,
+    ),
+    "lookup of nothing": (["INSERT INTO lookup VALUES (zeroblob(16), 700)"], Code.LOOKUP_FALSE, 700),
+    "checkpoint replaced": (
+        ["UPDATE checkpoint SET note = (SELECT note FROM checkpoint WHERE size = 400) WHERE size = 200"],
+        Code.CHECKPOINT_MALFORMED,
+        200,
+    ),
+    "checkpoint emptied": (
+        ["UPDATE checkpoint SET note = x'' WHERE size = 400"],
+        Code.CHECKPOINT_MALFORMED,
+        400,
+    ),
+    "checkpoint deleted": (["DELETE FROM checkpoint WHERE size = 600"], Code.CHECKPOINT_MISSING, 600),
+    "checkpoint redated": (
+        ["UPDATE checkpoint SET time = 0 WHERE size = 400"],
+        Code.CHECKPOINT_TIME,
+        400,
+    ),
+    "witnessed checkpoint of another size": (
+        ["UPDATE witnessed SET note = (SELECT note FROM witnessed WHERE size = 600) WHERE size = 400"],
+        Code.WITNESSED_DIFFERS,
+        400,
+    ),
+    "witnessed checkpoint never published": (
+        ["INSERT INTO witnessed SELECT 300, note, time FROM checkpoint WHERE size = 400"],
+        Code.WITNESSED_DIFFERS,
+        300,
+    ),
+    "witnessed checkpoint emptied": (
+        ["UPDATE witnessed SET note = x'' WHERE size = 600"],
+        Code.WITNESSED_DIFFERS,
+        600,
+    ),
+}
+
+
+@pytest.mark.parametrize("flaw", FLAWS)
+def test_the_audit_names_first(whole, means, tamper, flaw: str) -> None:
+    script, code, index = FLAWS[flaw]
+    assert audit(whole, means).first is None
+    tamper(whole, *script)
+    first = audit(whole, means).first
+    assert first is not None
     assert (first.code, first.index) == (code, index)
 
 
-def test_entries_swapped_with_their_secrets_miss_the_next_checkpoint(url, path, log) -> None:
-    for script, code, index in (
-        (ENTRIES_SWAPPED, Code.SECRET_COMMITMENT, 5),
-        (SECRETS_SWAPPED, Code.CHECKPOINT_ROOT, 200),
-    ):
-        tamper(path, script)
-        first = audit(url, [log.key], log.verify).first
-        assert first is not None
-        assert (first.code, first.index) == (code, index)
+def test_entries_swapped_miss_the_next_checkpoint(whole, means, tamper) -> None:
+    """Also for one without the keys, and whatever else was swapped with them."""
+    tamper(whole, *swapped("entry", "submission", "secret", "lookup"))
+    report = audit(whole, replace(means, sealer=None))
+    assert found(report)[0] == (Code.CHECKPOINT_ROOT, 200)
+    assert Code.CHECKPOINT_ROOT in dict(found(audit(whole, means)))
 
 
-@pytest.mark.usefixtures("path")
-def test_a_checkpoint_signed_by_another_key_is_named(url, log, other_log) -> None:
-    first = audit(url, [other_log.key], log.verify).first
-    assert first is not None
-    assert (first.code, first.index) == (Code.CHECKPOINT_SIGNATURE, 200)
+def test_a_checkpoint_changed_after_it_was_signed_is_named(whole, means, ask, tamper) -> None:
+    [(note,)] = ask(whole, "SELECT note FROM checkpoint WHERE size = 400")
+    text, _, signature = note.decode().partition("\n\n")
+    other = base64.b64encode(hashlib.sha256().digest()).decode()
+    forged = "\n".join([*text.split("\n")[:2], other]) + "\n\n" + signature
+    tamper(whole, f"UPDATE checkpoint SET note = x'{forged.encode().hex()}' WHERE size = 400")
+    assert found(audit(whole, means))[0] == (Code.CHECKPOINT_SIGNATURE, 400)
 
 
-@pytest.mark.usefixtures("path")
+def test_a_checkpoint_signed_by_another_key_is_named(whole, means, other_log) -> None:
+    report = audit(whole, replace(means, keys=(other_log.key,)))
+    assert found(report) == [(Code.CHECKPOINT_SIGNATURE, size) for size in (200, 400, 600)]
+
+
+def test_a_checkpoint_signed_with_another_root_is_named(whole, means, log, tamper) -> None:
+    """What the log's own key signed is no better when its entries say otherwise."""
+    note = log.sign(str(Checkpoint(log.name, 400, bytes(32)))).hex()
+    for table in ("checkpoint", "witnessed"):
+        tamper(whole, f"UPDATE {table} SET note = x'{note}' WHERE size = 400")
+    assert found(audit(whole, means)) == [(Code.CHECKPOINT_ROOT, 400)]
+
+
 def test_a_history_rewritten_with_the_log_key_shows_only_against_a_checkpoint_kept(
-    url, log, make_record, tmp_path: Path
+    whole, url, create, means, log, make_record, sealer
 ) -> None:
-    kept = audit(url, [log.key], log.verify).root
-    forged = f"sqlite:///{tmp_path / 'forged.db'}"
-    with Ledger.create(forged, log.name) as ledger:
+    kept = audit(whole, means).root
+    with create(url) as ledger:
         ledger.append([make_record(number if number != 300 else -1) for number in range(600)], AT, log.sign)
-    report = audit(forged, [log.key], log.verify)
+    forged = Means((log.key,), log.verify, sealer)
+    report = audit(url, forged)
     assert report.findings == ()
     assert report.root != kept
+    remembered = Checkpoint(log.name, 600, kept)
+    assert found(audit(url, replace(forged, remembered=remembered))) == [(Code.HISTORY_FORGOTTEN, 600)]
 
 
-def test_an_entry_dated_before_its_predecessor_is_named(url, log, make_record, tmp_path: Path) -> None:
-    with Ledger.create(url, log.name) as ledger:
-        ledger.append([make_record(0)], AT, log.sign)
-    early = make_record(1).entry(AT - timedelta(days=1)).body
-    with closing(sqlite3.connect(tmp_path / "ledger.db")) as connection:
-        (body,) = connection.execute("SELECT body FROM entry").fetchone()
+def test_what_the_guard_knows_must_begin_the_ledger(whole, means, log, ask) -> None:
+    leaves = [leaf for (leaf,) in ask(whole, "SELECT leaf FROM entry ORDER BY idx")]
+    for size in (0, 1, 255, 300, 599, 600):
         frontier = Frontier()
-        frontier.append(leaf_hash(body))
-        frontier.append(leaf_hash(early))
-        note = log.sign(f"{log.name}\n2\n{base64.b64encode(frontier.root()).decode()}\n")
-        connection.execute("INSERT INTO entry VALUES (1, ?, ?)", [leaf_hash(early), early])
-        connection.execute("INSERT INTO checkpoint SELECT 2, ?, time FROM checkpoint", [note])
-        connection.execute(
-            "UPDATE head SET size = 2, root = ?, frontier = ?", [frontier.root(), frontier.nodes[0]]
-        )
-        connection.commit()
-    findings = audit(url, [log.key], log.verify).findings
-    assert [(finding.code, finding.index) for finding in findings] == [
-        (Code.ENTRY_TIME, 1),
-        (Code.HEAD_TIME, 2),
-    ]
+        for leaf in leaves[:size]:
+            frontier.append(bytes(leaf))
+        good = Checkpoint(log.name, size, frontier.root())
+        assert audit(whole, replace(means, remembered=good)).findings == ()
+        bad = replace(good, root=bytes(32))
+        assert found(audit(whole, replace(means, remembered=bad))) == [(Code.HISTORY_FORGOTTEN, 600)]
+    more = Checkpoint(log.name, 601, frontier.root())
+    assert found(audit(whole, replace(means, remembered=more))) == [(Code.HISTORY_FORGOTTEN, 600)]
 
 
-def test_a_ledger_damaged_throughout_is_reported_without_end_of_memory(url, path, log) -> None:
-    tamper(path, "UPDATE entry SET body = x'00'; UPDATE secret SET payload = x'00'")
-    report = audit(url, [log.key], log.verify)
+def test_an_entry_dated_before_its_predecessor_is_named(
+    create, url, log, sealer, make_record, ask, tamper
+) -> None:
+    with create(url) as ledger:
+        ledger.append([make_record(0)], AT, log.sign)
+    record = make_record(1)
+    early = record.entry(AT - timedelta(days=1)).body
+    [(body,)] = ask(url, "SELECT body FROM entry")
+    frontier = Frontier()
+    frontier.append(leaf_hash(bytes(body)))
+    frontier.append(leaf_hash(early))
+    note = log.sign(f"{log.name}\n2\n{base64.b64encode(frontier.root()).decode()}\n")
+    sealed = sealer.seal(1, record.salt + record.payload, log.name)
+    (lookup,) = record.lookups
+    tamper(
+        url,
+        f"INSERT INTO entry VALUES (1, x'{leaf_hash(early).hex()}', x'{early.hex()}')",
+        f"INSERT INTO submission VALUES (x'{record.commitment.hex()}', 1)",
+        f"INSERT INTO secret VALUES (1, x'{sealed.hex()}')",
+        f"INSERT INTO lookup VALUES (x'{sealer.tag(*lookup).hex()}', 1)",
+        f"INSERT INTO checkpoint SELECT 2, x'{note.hex()}', time FROM checkpoint",
+        f"UPDATE head SET size = 2, root = x'{frontier.root().hex()}', frontier = x'{frontier.nodes[0].hex()}'",
+    )
+    report = audit(url, Means((log.key,), log.verify, sealer))
+    assert found(report) == [(Code.ENTRY_TIME, 1), (Code.HEAD_TIME, 2)]
+
+
+def test_a_ledger_damaged_throughout_is_reported_without_end_of_memory(whole, means, tamper) -> None:
+    tamper(whole, "UPDATE entry SET body = x'00'", "UPDATE secret SET sealed = x'00'")
+    report = audit(whole, means)
     assert len(report.findings) == MAX_FINDINGS
     assert report.omitted > 0
 
 
-def test_an_empty_ledger_is_whole(url, log) -> None:
-    Ledger.create(url, log.name).close()
-    report = audit(url, [log.key], log.verify)
+def test_an_empty_ledger_is_whole(create, url, log, sealer) -> None:
+    create(url).close()
+    report = audit(url, Means((log.key,), log.verify, sealer))
     assert (report.origin, report.size, report.root) == (log.name, 0, hashlib.sha256().digest())
-    assert report.first is None
+    assert (report.first, report.unopened) == (None, 0)
 
 
-def test_what_follows_from_a_flaw_is_reported_after_it(url, path, log) -> None:
-    tamper(path, "UPDATE entry SET body = x'00' WHERE idx = 300")
-    codes = [finding.code for finding in audit(url, [log.key], log.verify).findings]
+def test_what_follows_from_a_flaw_is_reported_after_it(whole, means, tamper) -> None:
+    tamper(whole, "UPDATE entry SET body = x'00' WHERE idx = 300")
+    codes = [code for code, _ in found(audit(whole, means))]
     assert codes[:2] == [Code.ENTRY_LEAF, Code.ENTRY_MALFORMED]
     assert {Code.CHECKPOINT_ROOT, Code.TILE_DIFFERS, Code.HEAD_ROOT} <= set(codes)
-    tamper(path, "DELETE FROM entry WHERE idx >= 250")
-    codes = [finding.code for finding in audit(url, [log.key], log.verify).findings]
+    tamper(whole, "DELETE FROM entry WHERE idx >= 250")
+    codes = [code for code, _ in found(audit(whole, means))]
     assert codes[:1] == [Code.ENTRY_MISSING]
-    assert {Code.CHECKPOINT_SIZE, Code.HEAD_SIZE, Code.TILE_EXTRA, Code.SECRET_ORPHAN} <= set(codes)
+    assert {
+        Code.CHECKPOINT_SIZE,
+        Code.HEAD_SIZE,
+        Code.TILE_EXTRA,
+        Code.SECRET_ORPHAN,
+        Code.SUBMISSION_EXTRA,
+    } <= set(codes)
 
 
 def test_every_code_is_produced_above() -> None:
@@ -197,30 +326,243 @@ def test_every_code_is_produced_above() -> None:
 
 
 @pytest.mark.parametrize(
-    ("script", "code"),
+    ("script", "code", "index"),
     [
-        ("UPDATE lookup SET key = zeroblob(32) WHERE idx = 1 AND kind = 'media'", Code.LOOKUP_FALSE),
-        ("DELETE FROM lookup WHERE idx = 1 AND kind = 'media'", Code.LOOKUP_MISSING),
-        ("UPDATE lookup SET idx = 0 WHERE idx = 1 AND kind = 'media'", Code.LOOKUP_FALSE),
-        ("DELETE FROM lookup", Code.LOOKUP_MISSING),
+        ("UPDATE lookup SET tag = zeroblob(16) WHERE tag = {media}", Code.LOOKUP_FALSE, 1),
+        ("UPDATE lookup SET tag = zeroblob(16) WHERE tag = {media}", Code.LOOKUP_MISSING, 1),
+        ("DELETE FROM lookup WHERE tag = {media}", Code.LOOKUP_MISSING, 1),
+        ("UPDATE lookup SET idx = 0 WHERE tag = {media}", Code.LOOKUP_FALSE, 0),
+        ("INSERT INTO lookup VALUES ({media}, 0)", Code.LOOKUP_FALSE, 0),
+        ("DELETE FROM lookup", Code.LOOKUP_MISSING, 0),
     ],
 )
-def test_an_index_that_lies_is_named(url, tmp_path: Path, log, script: str, code: Code) -> None:
+def test_an_index_that_lies_is_named(
+    create, url, log, sealer, make_record, tamper, script: str, code: Code, index: int
+) -> None:
     """The flaw it would catch: entries that are there, proven, and never found again."""
-    records = []
-    for number in range(3):
-        digests = {kind: hashlib.sha256(f"{kind} {number}".encode()).digest() for kind in ("claim", "media")}
-        records.append(
-            Record(
-                Kind.SIGN,
-                payload.canonical({kind: digest.hex() for kind, digest in digests.items()}),
-                hashlib.sha256(b"salt %d" % number).digest(),
-                hashlib.sha256(b"key").digest(),
-                tuple(Lookup(kind, digest) for kind, digest in digests.items()),
-            )
+    records = [
+        make_record(
+            number,
+            **{kind: hashlib.sha256(f"{kind} {number}".encode()).digest() for kind in ("claim", "media")},
         )
-    with Ledger.create(url, log.name) as ledger:
+        for number in range(3)
+    ]
+    with create(url) as ledger:
         ledger.append(records, AT, log.sign)
-    assert audit(url, [log.key], log.verify).findings == ()
-    tamper(tmp_path / "ledger.db", script)
-    assert code in {each.code for each in audit(url, [log.key], log.verify).findings}
+    full = Means((log.key,), log.verify, sealer)
+    assert audit(url, full).findings == ()
+    [media] = [sealer.tag(*each).hex() for each in records[1].lookups if each.kind == "media"]
+    tamper(url, script.format(media=f"x'{media}'"))
+    assert (code, index) in found(audit(url, full))
+
+
+def test_without_keys_it_says_how_much_it_did_not_open(whole, means, tamper) -> None:
+    blind = replace(means, sealer=None)
+    report = audit(whole, blind)
+    assert (report.findings, report.unopened, report.size) == ((), 600, 600)
+    assert report.root == audit(whole, means).root
+    assert audit(whole, means).unopened == 0
+    # It sees as much of the tree, and nothing of what lies behind the commitments.
+    tamper(whole, "UPDATE secret SET sealed = x'00' WHERE idx = 9", "DELETE FROM lookup")
+    assert audit(whole, blind).findings == ()
+    tamper(whole, "UPDATE entry SET body = x'00' WHERE idx = 9")
+    assert found(audit(whole, blind))[0] == (Code.ENTRY_LEAF, 9)
+
+
+def test_what_was_erased_is_missed_by_nobody(create, url, log, sealer, make_record, tamper) -> None:
+    full = Means((log.key,), log.verify, sealer)
+    with create(url) as ledger:
+        ledger.append([make_record(number) for number in range(5)], AT, log.sign)
+        ledger.erase(3, SALT, AT, log.sign)
+    assert (audit(url, full).findings, audit(url, full).unopened) == ((), 0)
+    blind = audit(url, replace(full, sealer=None))
+    assert (blind.findings, blind.unopened) == ((), 5)
+    tamper(url, "DELETE FROM secret WHERE idx = 2", "DELETE FROM lookup WHERE idx = 2")
+    assert found(audit(url, full)) == [(Code.SECRET_MISSING, 2)]
+    # The erasure's own payload says what may be gone; without it nothing may.
+    tamper(url, "DELETE FROM secret WHERE idx = 5")
+    assert found(audit(url, full)) == [(Code.SECRET_MISSING, index) for index in (2, 3, 5)]
+
+
+def test_an_erasure_that_names_nothing_erases_nothing(create, url, log, sealer, make_record, tamper) -> None:
+    odd = [b'{"erased":[1]}', b'{"erased":"1"}', b'{"erased":null}', b'{"erased":{"a":1}}', b"{}"]
+    records = [Record(Kind.ERASE, text, bytes(32), bytes(32)) for text in odd]
+    with create(url) as ledger:
+        ledger.append([make_record(0), make_record(1), *records], AT, log.sign)
+    tamper(url, "DELETE FROM secret WHERE idx = 1", "DELETE FROM lookup WHERE idx = 1")
+    assert found(audit(url, Means((log.key,), log.verify, sealer))) == [(Code.SECRET_MISSING, 1)]
+
+
+def test_a_record_that_an_old_version_took_twice_is_no_divergence(
+    create, url, log, sealer, make_record, tamper, ask
+) -> None:
+    """The first version told records apart by their times too; the first of the two is the record."""
+    with create(url) as ledger:
+        ledger.append([make_record(0), make_record(1)], AT, log.sign)
+    record = make_record(0)
+    body = record.entry(AT).body
+    frontier = Frontier()
+    for (leaf,) in [*ask(url, "SELECT leaf FROM entry ORDER BY idx"), (leaf_hash(body),)]:
+        frontier.append(bytes(leaf))
+    note = log.sign(f"{log.name}\n3\n{base64.b64encode(frontier.root()).decode()}\n")
+    (lookup,) = record.lookups
+    sealed = sealer.seal(2, record.salt + record.payload, log.name)
+    tamper(
+        url,
+        f"INSERT INTO entry VALUES (2, x'{leaf_hash(body).hex()}', x'{body.hex()}')",
+        f"INSERT INTO secret VALUES (2, x'{sealed.hex()}')",
+        f"INSERT INTO lookup VALUES (x'{sealer.tag(*lookup).hex()}', 2)",
+        f"INSERT INTO checkpoint SELECT 3, x'{note.hex()}', time FROM checkpoint",
+        f"UPDATE head SET size = 3, root = x'{frontier.root().hex()}', "
+        f"frontier = x'{b''.join(frontier.nodes).hex()}'",
+    )
+    full = Means((log.key,), log.verify, sealer)
+    assert audit(url, full).findings == ()
+    # It hides no commitment that belongs to nothing, and the later one is not the record.
+    tamper(url, "INSERT INTO submission VALUES (x'00', 9)")
+    assert found(audit(url, full)) == [(Code.SUBMISSION_EXTRA, 3)]
+    tamper(url, "DELETE FROM submission WHERE idx = 9", "UPDATE submission SET idx = 2 WHERE idx = 0")
+    assert (Code.SUBMISSION_DIFFERS, 0) in found(audit(url, full))
+
+
+def test_an_audit_goes_on_where_one_ended(whole, means, log, make_record, module_sealer, tamper) -> None:
+    first = audit(whole, means)
+    state = AuditState.parse(str(first.state))
+    assert state == first.state
+    assert (state.size, first.start) == (600, 0)
+    again = audit(whole, replace(means, since=state))
+    assert (again.start, again.size, again.root, again.findings) == (600, 600, first.root, ())
+    with Ledger.open(whole, module_sealer) as ledger:
+        for start, stop in ((600, 601), (601, 1100)):
+            records = [make_record(number) for number in range(start, stop)]
+            ledger.append(records, AT + timedelta(hours=1), log.sign)
+    went_on, everything = audit(whole, replace(means, since=state)), audit(whole, means)
+    assert (went_on.start, went_on.findings) == (600, ())
+    assert went_on.state == everything.state
+    assert (went_on.size, went_on.root) == (everything.size, everything.root) == (1100, went_on.root)
+    # What was changed since then below the state is seen by the whole audit only; what is new by both.
+    tamper(
+        whole,
+        "UPDATE entry SET body = x'00' WHERE idx = 5",
+        "INSERT INTO lookup VALUES (zeroblob(16), 5)",
+    )
+    assert audit(whole, replace(means, since=state)).findings == ()
+    assert found(audit(whole, means))[0] == (Code.ENTRY_LEAF, 5)
+    tamper(whole, "UPDATE entry SET body = x'00' WHERE idx = 700")
+    for since in (state, None):
+        assert (Code.ENTRY_LEAF, 700) in found(audit(whole, replace(means, since=since)))
+
+
+@pytest.mark.parametrize(
+    ("script", "code", "index"),
+    [
+        (["DELETE FROM entry WHERE idx = 650"], Code.ENTRY_MISSING, 650),
+        (["UPDATE tile SET data = zeroblob(8192) WHERE level = 0 AND number = 2"], Code.TILE_DIFFERS, 512),
+        (["UPDATE checkpoint SET note = x'' WHERE size = 800"], Code.CHECKPOINT_MALFORMED, 800),
+        (["DELETE FROM secret WHERE idx = 650"], Code.SECRET_MISSING, 650),
+        (["UPDATE secret SET sealed = x'' WHERE idx = 650"], Code.SECRET_COMMITMENT, 650),
+        (["DELETE FROM lookup WHERE idx = 650"], Code.LOOKUP_MISSING, 650),
+        (["DELETE FROM submission WHERE idx = 650"], Code.SUBMISSION_DIFFERS, 650),
+        (["UPDATE head SET root = zeroblob(32)"], Code.HEAD_ROOT, 800),
+        (["UPDATE tile SET data = zeroblob(96) WHERE level = 1"], Code.TILE_DIFFERS, 0),
+    ],
+)
+def test_an_audit_that_goes_on_finds_new_damage(
+    whole, means, log, make_record, module_sealer, tamper, script: list[str], code: Code, index: int
+) -> None:
+    state = audit(whole, means).state
+    with Ledger.open(whole, module_sealer) as ledger:
+        ledger.append([make_record(number) for number in range(600, 800)], AT + timedelta(hours=1), log.sign)
+    tamper(whole, *script)
+    assert found(audit(whole, replace(means, since=state)))[0] == (code, index)
+
+
+def test_a_ledger_behind_the_last_audit_is_named(
+    whole, means, log, make_record, module_sealer, tamper, snapshot
+) -> None:
+    older = snapshot(whole)
+    with Ledger.open(whole, module_sealer) as ledger:
+        ledger.append([make_record(600)], AT + timedelta(hours=1), log.sign)
+    state = audit(whole, means).state
+    tamper(whole, *older)
+    assert (Code.HEAD_SIZE, 601) in found(audit(whole, replace(means, since=state)))
+
+
+def test_a_state_of_another_ledger_is_refused(whole, means) -> None:
+    with pytest.raises(LedgerMissingError):
+        audit(whole, replace(means, since=AuditState("other.example")))
+
+
+def test_another_revision_is_not_audited(whole, means, tamper) -> None:
+    tamper(whole, "UPDATE alembic_version SET version_num = '0001'")
+    try:
+        with pytest.raises(LedgerOutdatedError):
+            audit(whole, means)
+    finally:
+        tamper(whole, "UPDATE alembic_version SET version_num = '0002'")
+
+
+def grown(size: int) -> AuditState:
+    """What an audit of any `size` entries ends with, derived node by node."""
+    frontier, tiles = Frontier(), dict[int, bytes]()
+    for number in range(size):
+        for node in frontier.append(hashlib.sha256(b"%d" % number).digest()):
+            level, height = divmod(node.level, 8)
+            if not height:
+                tiles[level] = tiles.get(level, b"") * (node.position % 256 != 0) + node.hash
+    open_tiles = {level: hashes for level, hashes in tiles.items() if len(hashes) < 8192}
+    return AuditState("log.example", size, 7, frontier.nodes, open_tiles)
+
+
+@given(st.integers(0, 1100))
+def test_a_state_reads_back_as_it_was_written(size: int) -> None:
+    state = grown(size)
+    assert AuditState.parse(str(state)) == state
+
+
+HOSTILE: dict[str, Callable[[dict[str, object]], object]] = {
+    "a list": lambda fields: [fields],
+    "nothing": lambda _: None,
+    "no size": lambda fields: {name: value for name, value in fields.items() if name != "size"},
+    "more": lambda fields: fields | {"more": 1},
+    "negative size": lambda fields: fields | {"size": -1},
+    "size of another frontier": lambda fields: fields | {"size": 601},
+    "size that asks for tiles": lambda fields: fields | {"size": 0b1001011000 << 8},
+    "fraction": lambda fields: fields | {"size": 600.0},
+    "truth": lambda fields: fields | {"time": True},
+    "time in words": lambda fields: fields | {"time": "now"},
+    "origin in numbers": lambda fields: fields | {"origin": 7},
+    "no tiles": lambda fields: fields | {"tiles": {}},
+    "tile at no level": lambda fields: fields | {"tiles": fields["tiles"] | {"9": "AAAA"}},
+    "tile below": lambda fields: fields | {"tiles": {"-1": "", **fields["tiles"]}},
+    "tile cut short": lambda fields: fields | {"tiles": fields["tiles"] | {"1": "AAAA"}},
+    "level padded": lambda fields: (
+        fields | {"tiles": {"00": fields["tiles"]["0"], "1": fields["tiles"]["1"]}}
+    ),
+    "frontier cut short": lambda fields: fields | {"frontier": fields["frontier"][:-44]},
+    "frontier of no base64": lambda fields: fields | {"frontier": "?"},
+}
+
+
+@pytest.mark.parametrize("flaw", HOSTILE)
+def test_a_state_that_no_audit_wrote_is_refused(flaw: str) -> None:
+    fields = json.loads(str(grown(600)))
+    with pytest.raises(MalformedError):
+        AuditState.parse(json.dumps(HOSTILE[flaw](fields), sort_keys=True) + "\n")
+
+
+@given(
+    st.text(max_size=200)
+    | st.builds(lambda cut, size: str(grown(size))[:cut], st.integers(0, 300), st.integers(0, 9))
+)
+def test_reading_a_state_accepts_what_it_would_write_or_raises_its_own_error(text: str) -> None:
+    try:
+        assert str(AuditState.parse(text)) == text
+    except MalformedError:
+        pass
+
+
+def test_depth_is_no_way_in() -> None:
+    for text in ("[" * 100_000, '{"size":' * 50_000, "9" * 10_000, ""):
+        with pytest.raises(MalformedError):
+            AuditState.parse(text)
