@@ -1,0 +1,66 @@
+"""A growing tree that hands out its tiles (c2sp.org/tlog-tiles) as they are completed.
+
+Pure, in a flat amount of memory: what an audit or a backup derives from bodies, to be
+held against the tiles that somebody keeps.
+"""
+
+from dataclasses import dataclass
+
+from storage.merkle import HASH_BYTES, TILE_HEIGHT, TILE_WIDTH, Frontier, leaf_hash
+
+
+@dataclass(frozen=True, slots=True)
+class Tile:
+    """The hashes of one tile, joined."""
+
+    level: int
+    number: int
+    hashes: bytes
+
+    @property
+    def width(self) -> int:
+        """How many hashes it holds."""
+        return len(self.hashes) // HASH_BYTES
+
+    @property
+    def first(self) -> int:
+        """The first entry that it stands for."""
+        return self.number * TILE_WIDTH << TILE_HEIGHT * self.level
+
+
+class GrowingTree:
+    """The tree of the bodies so far."""
+
+    def __init__(self) -> None:
+        self._frontier = Frontier()
+        self._open: dict[int, bytearray] = {}
+
+    @property
+    def size(self) -> int:
+        """How many bodies there were."""
+        return self._frontier.size
+
+    def root(self) -> bytes:
+        """Return the root of the tree."""
+        return self._frontier.root()
+
+    def append(self, body: bytes) -> list[Tile]:
+        """Add an entry; return each full tile that it completed, lowest first."""
+        full = []
+        for node in self._frontier.append(leaf_hash(body)):
+            level, height = divmod(node.level, TILE_HEIGHT)
+            if height == 0:
+                hashes = self._open.setdefault(level, bytearray())
+                hashes += node.hash
+                if len(hashes) == HASH_BYTES * TILE_WIDTH:
+                    full.append(Tile(level, node.position // TILE_WIDTH, bytes(hashes)))
+                    hashes.clear()
+        return full
+
+    def partial(self) -> list[Tile]:
+        """Return the tiles at the right edge, which are not full, lowest first."""
+        return [
+            Tile(level, (self.size >> TILE_HEIGHT * level) // TILE_WIDTH, bytes(hashes))
+            for level, hashes in sorted(self._open.items())
+            if hashes
+        ]
