@@ -417,18 +417,23 @@ def _installed() -> bool:
 
 def _install_programs(checkout: Checkout, apt: Callable[[Sequence[str]], bool]) -> None:
     """Try once for each missing program; tests that need one say what is missing themselves."""
-    missing = {program.package for program in programs.missing()}
+    missing = _missing_packages()
     if not missing:
         return
     refused = set(checkout.refused.read_text().split()) if checkout.refused.is_file() else set()
     if os.environ.get("CI") == "true":
         refused = set()
     packages = sorted(missing - refused)
-    if packages and apt(packages):
-        missing = {program.package for program in programs.missing()}
+    if packages:
+        apt(packages)  # where one is refused, the others may be there now
+        missing = _missing_packages()
     if missing:
         checkout.refused.write_text("\n".join(sorted(missing)) + "\n")
         _say(f"tests that need them will be skipped; as root: apt-get install -y {' '.join(sorted(missing))}")
+
+
+def _missing_packages() -> set[str]:
+    return {package for program in programs.missing() for package in program.packages}
 
 
 def _apt(run: Run, packages: Sequence[str]) -> bool:

@@ -1,41 +1,69 @@
 """The programs that tests call and Python packages cannot bring; standard library only."""
 
+import os
+import re
 import shutil
 from dataclasses import dataclass
+from pathlib import Path
 
 
 @dataclass(frozen=True, slots=True)
 class Program:
-    """One program, by whichever name it is installed, and where Debian keeps it."""
+    """One program, by whichever name it is installed, and what Debian keeps it in."""
 
     name: str
     executables: tuple[str, ...]
-    package: str
+    packages: tuple[str, ...]
     purpose: str
+    folders: str = ""
+    """Where Debian keeps it off the PATH, as a pattern of absolute folders."""
+    needs: str = ""
+    """A folder without which it is of no use to our tests."""
 
     @property
     def path(self) -> str | None:
-        """Where it is, or None. Says nothing about its version or whether it works."""
-        found = (shutil.which(executable) for executable in self.executables)
+        """Where it is, or None; of several versions off the PATH, the newest.
+
+        Says nothing of its version otherwise, nor whether it works.
+        """
+        if self.needs and not Path(self.needs).is_dir():
+            return None
+        places = [None, *_newest_first(self.folders)]  # None is the PATH
+        found = (shutil.which(name, path=place) for place in places for name in self.executables)
         return next((path for path in found if path), None)
 
     @property
     def remedy(self) -> str:
         """The exact line that installs it."""
-        return f"apt-get install -y {self.package}"
+        return f"apt-get install -y {' '.join(self.packages)}"
 
 
 # One row per program; a test asks for a row with @pytest.mark.needs("NAME").
 PROGRAMS = (
     Program(
-        "openssl", ("openssl",), "openssl", "checks our certificates and time-stamp tokens independently"
+        "openssl", ("openssl",), ("openssl",), "checks our certificates and time-stamp tokens independently"
     ),
     Program(
         "chromium",
         ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable"),
-        "chromium",
+        ("chromium",),
         "opens the report page as a reader would",
     ),
+    Program(
+        "go",
+        ("go",),
+        ("golang-go", "golang-golang-x-mod-dev"),
+        "checks our ledger with the code of Go's own checksum database",
+        needs="/usr/share/gocode/src/golang.org/x/mod/sumdb",
+    ),
+    Program(
+        "postgresql",
+        ("postgres",),
+        ("postgresql",),
+        "keeps a ledger in a server of the tests' own",
+        folders="/usr/lib/postgresql/*/bin",
+    ),
+    Program("strace", ("strace",), ("strace",), "makes one system call after the other fail"),
 )
 
 
@@ -47,3 +75,9 @@ def named(name: str) -> Program:
 def missing() -> tuple[Program, ...]:
     """The rows this machine cannot run."""
     return tuple(program for program in PROGRAMS if program.path is None)
+
+
+def _newest_first(pattern: str) -> list[str]:
+    """The folders that match, by the numbers in their names, so that 15 comes before 9."""
+    found = Path("/").glob(pattern.lstrip("/")) if pattern else ()
+    return sorted(map(os.fspath, found), key=lambda path: [*map(int, re.findall(r"\d+", path))], reverse=True)

@@ -28,6 +28,7 @@ from tools.bootstrap import (
     uv_environment,
     ways,
 )
+from tools.programs import Program
 
 ROOT = Path(__file__).parents[2]
 OK = Done(0)
@@ -314,7 +315,48 @@ def test_the_checks_run_in_order_and_arguments_reach_pytest(checkout: Checkout) 
 def test_every_program_names_its_package_and_purpose() -> None:
     for program in programs.PROGRAMS:
         assert programs.named(program.name) is program
-        assert program.remedy == f"apt-get install -y {program.package}"
+        assert program.remedy.split() == ["apt-get", "install", "-y", *program.packages]
         assert program.purpose
     with pytest.raises(KeyError):
         programs.named("no such program")
+
+
+def program_at(folder: Path) -> Path:
+    folder.mkdir(parents=True)
+    program = folder / "an-unusual-program"
+    program.write_text("#!/bin/sh\n")
+    program.chmod(0o755)
+    return program
+
+
+def test_a_program_off_the_path_is_found_in_its_newest_version(tmp_path: Path) -> None:
+    program_at(tmp_path / "9" / "bin")
+    newest = program_at(tmp_path / "15" / "bin")
+    row = Program("x", ("an-unusual-program",), ("x",), "is found", folders=str(tmp_path / "*" / "bin"))
+    assert row.path == str(newest)
+
+
+def test_a_program_on_the_path_comes_before_one_off_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program_at(tmp_path / "15" / "bin")
+    chosen = program_at(tmp_path / "chosen")
+    monkeypatch.setenv("PATH", str(chosen.parent))
+    row = Program("x", ("an-unusual-program",), ("x",), "is found", folders=str(tmp_path / "*" / "bin"))
+    assert row.path == str(chosen)
+
+
+def test_a_program_without_what_it_needs_counts_as_missing(tmp_path: Path) -> None:
+    program_at(tmp_path / "1" / "bin")
+    row = Program(
+        "x",
+        ("an-unusual-program",),
+        ("x", "x-library"),
+        "is found",
+        folders=str(tmp_path / "*" / "bin"),
+        needs=str(tmp_path / "library"),
+    )
+    assert row.path is None
+    assert row.remedy.endswith("x x-library")
+    (tmp_path / "library").mkdir()
+    assert row.path is not None
