@@ -112,7 +112,7 @@ def _fingerprint(name: str, held: Beliefs) -> dict[str, str]:
             f"list {number}": f"{list_} ({purpose}) {digest}"
             for number, (list_, purpose, digest) in enumerate(engine.lists)
         },
-        "ledger": str(held.key) if held.key else "none",
+        "ledger": held.keys[0].name if held.keys else "none",
         "policy": held.acceptance.sha256.hex() if held.acceptance else "none",
         "statuses": held.policy.statuses.digest.hex(),
         "judged as of": "each check"

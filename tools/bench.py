@@ -4,7 +4,8 @@ Floor and figure are taken in turn (A B A B), and each pair gives one ratio, so 
 machine that slows down slows both. The media is generated, everything happens in a
 temporary folder, and that folder's file system decides what a durable write costs.
 
-Not measured: a cold disk (what is read was just written), many clients at once, the detector.
+The ledger's rows are those of a short run of `tools.bench_ledger`. Not measured: a cold disk
+(what is read was just written), the detector.
 """
 
 import hashlib
@@ -25,7 +26,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import partial
 from importlib import resources
 from pathlib import Path
 
@@ -34,35 +34,29 @@ import numpy as np
 from authn import manifest
 from authn.device import Device
 from authn.evidence import Content
-from authn.keys import generate_p256, verify_ed25519
+from authn.keys import generate_p256
 from authn.media import Media
 from authn.timestamp.request import TimeStampRequest
-from storage.checkpoint import open_checkpoint
-from storage.entry import Kind
-from storage.ledger import Lookup, Record
-from storage.merkle import verify_inclusion
-from storage.payload import canonical
+from tools import bench_ledger
 from tools.archive import check_archive, silent
 from tools.capture import Desk, captured, sign_file
 from tools.check import Chosen, beliefs
 from tools.errors import Error
 from tools.examine import MAX_BYTES, Examined, Policy, Prepared, Tail, start, start_preparing
-from tools.figures import Budget, Machine, Report, Row, Side
+from tools.figures import NOT_MEASURED, Budget, Machine, Report, Row, Side
 from tools.home import Home, create_home
 from tools.report import iso
 from tools.requirements import version
+from tools.timing import NO_FLOOR, in_turn, ratio
 from tools.version import VERSION
 
 MEGABYTE = 1_000_000
-BATCH = 1024
 
 _OCSP = "http://localhost:8461/ocsp/"
 _SHA = "SHA-256 of the same file, one core"
 _READER = "bare C2PA reader: its report as text, same settings"
 _SIGNER = "bare C2PA signer: same claim and settings, no token, not synced"
 _SYNCED = "the same signer, and one sync of its file"
-_NONE = "none"
-_PER_SECOND = {"ms": 1e3, "us": 1e6}
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,14 +67,14 @@ class Plan:
     film: int
     rounds: int
     signings: int
-    entries: int
+    ledger: tuple[bench_ledger.Plan, ...]
     starts: int
     archive: int
     archive_rounds: int
 
 
-QUICK = Plan((3 * MEGABYTE,), 10 * MEGABYTE, 7, 5, 8 * BATCH, 3, 60, 1)
-THOROUGH = Plan((3 * MEGABYTE, 12 * MEGABYTE), 40 * MEGABYTE, 41, 21, 98 * BATCH, 11, 300, 5)
+QUICK = Plan((3 * MEGABYTE,), 10 * MEGABYTE, 7, 5, bench_ledger.QUICK, 3, 60, 1)
+THOROUGH = Plan((3 * MEGABYTE, 12 * MEGABYTE), 40 * MEGABYTE, 41, 21, bench_ledger.QUICK, 11, 300, 5)
 
 
 def measure(plan: Plan) -> Report:
@@ -98,42 +92,26 @@ def measure(plan: Plan) -> Report:
         rng = np.random.default_rng(20260101)
         rows = [
             *_media(desk, device, folder, plan, rng),
-            *_ledger(desk, plan, rng),
             _authority(home, plan),
             *_archive(desk, device, folder, plan),
             *_command(home, folder / "archive" / "0.jpg", plan),
         ]
-    return Report(machine, _load(), time.monotonic() - began, tuple(rows))
+        logs = bench_ledger.measure(plan.ledger, folder / "logs")
+    missing = (*logs.not_measured, *NOT_MEASURED)
+    return Report(machine, _load(), time.monotonic() - began, (*rows, *logs.rows), missing)
+
+
+def measure_ledger(plans: Sequence[bench_ledger.Plan]) -> tuple[Report, str]:
+    """Measure the ledger alone; return its chart too."""
+    began = time.monotonic()
+    with tempfile.TemporaryDirectory(prefix="lightseal-bench-") as name:
+        machine = _machine(Path(name))
+        logs = bench_ledger.measure(plans, Path(name) / "logs")
+    return Report(machine, _load(), time.monotonic() - began, logs.rows, logs.not_measured), logs.chart()
 
 
 def _now() -> datetime:
     return datetime.now(UTC)
-
-
-def _seconds(work: Callable[[], object]) -> float:
-    started = time.perf_counter()
-    work()
-    return time.perf_counter() - started
-
-
-def _in_turn(rounds: int, *works: Callable[[], object]) -> list[tuple[float, ...]]:
-    """Time each work once a round, in turn, after one round that does not count; one list for each work."""
-    taken = [[_seconds(work) for work in works] for _ in range(rounds + 1)][1:]
-    return list(zip(*taken, strict=True))
-
-
-def _ratio(
-    name: str, floor: str, floor_times: Sequence[float], times: Sequence[float], at_most: float | None
-) -> Row:
-    return Row(
-        name,
-        floor,
-        "x",
-        tuple(ours / bare for bare, ours in zip(floor_times, times, strict=True)),
-        None if at_most is None else Budget(Side.AT_MOST, at_most),
-        statistics.median(floor_times),
-        statistics.median(times),
-    )
 
 
 # --- Verify and sign
@@ -192,9 +170,9 @@ def _verify_rows(desk: Desk, what: str, signed: Path, at_most: float, rounds: in
         with signed.open("rb", buffering=0) as stream:
             desk.sdk.bare_read(Media.of(stream, signed.name, MAX_BYTES))
 
-    sha, bare, ours = _in_turn(rounds, digest, read, lambda: _intact(examine(path)))
-    yield _ratio(f"verify, {what}", _SHA, sha, ours, at_most)
-    yield _ratio(f"verify, {what}", _READER, bare, ours, 1.25)
+    sha, bare, ours = in_turn(rounds, digest, read, lambda: _intact(examine(path)))
+    yield ratio(f"verify, {what}", _SHA, sha, ours, at_most)
+    yield ratio(f"verify, {what}", _READER, bare, ours, 1.25)
 
 
 _STATUS = Path("/proc/self/status")
@@ -234,7 +212,7 @@ def _memory_rows(desk: Desk, what: str, small: Path, large: Path) -> Iterator[Ro
 
     grown = [(growth("library"), growth("ours")) for _ in range(3)]
     name = f"{what}, peak memory, growth from {_megabytes(small)} to {_megabytes(large)}"
-    yield Row(f"bare C2PA reader, {name}", _NONE, "MB", tuple(bare for bare, _ in grown))
+    yield Row(f"bare C2PA reader, {name}", NO_FLOOR, "MB", tuple(bare for bare, _ in grown))
     ours = tuple(ours - bare for bare, ours in grown)
     yield Row(f"verify, {name}", "the bare reader's growth", "MB", ours, Budget(Side.AT_MOST, 8))
 
@@ -256,12 +234,12 @@ def _sign_rows(desk: Desk, device: Device, source: Path, rounds: int) -> Iterato
         target = source.with_name(f"{next(numbers)}-{source.name}")
         sign_file(desk, device, source, target, prepared, captured, _now)
 
-    floor, synced, times = _in_turn(rounds, lambda: bare(lambda _: None), lambda: bare(os.fsync), ours)
+    floor, synced, times = in_turn(rounds, lambda: bare(lambda _: None), lambda: bare(os.fsync), ours)
     for number in range(next(numbers)):
         source.with_name(f"{number}-{source.name}").unlink()
     what = f"sign, JPEG of {_megabytes(source)}, with token, self-check and ledger"
-    yield _ratio(what, _SIGNER, floor, times, 1.5)
-    yield _ratio(what, _SYNCED, synced, times, None)
+    yield ratio(what, _SIGNER, floor, times, 1.5)
+    yield ratio(what, _SYNCED, synced, times, None)
 
 
 def noise_jpeg(size: int, rng: np.random.Generator) -> bytes:
@@ -317,52 +295,7 @@ def noise_mp4(size: int, rng: np.random.Generator) -> bytes:
     )
 
 
-# --- Ledger and authority
-
-
-def _ledger(desk: Desk, plan: Plan, rng: np.random.Generator) -> Iterator[Row]:
-    rates = []
-    for _ in range(plan.entries // BATCH):
-        append = partial(desk.ledger.append, [_record() for _ in range(BATCH)], _now(), desk.home.sign_note)
-        rates.append(BATCH / _seconds(append))
-    at_least = Budget(Side.AT_LEAST, 5000)
-    yield Row(
-        f"ledger append, durable, batches of {BATCH}, one core", _NONE, "entries/s", tuple(rates), at_least
-    )
-
-    size = desk.ledger.size
-    indices = [int(index) for index in rng.integers(0, size, plan.rounds)]
-    cold = []
-    for index in indices:
-        with desk.home.ledger_to_read() as ledger:
-            cold.append(_seconds(partial(ledger.prove, index)))
-    warm = [_seconds(partial(desk.ledger.prove, index)) for index in indices]
-    yield _absolute(f"proof, {size} entries, first after opening", "ms", cold, 2)
-    yield _absolute(f"proof, {size} entries, ledger open", "ms", warm, None)
-
-    keys = (desk.home.log,)
-    paths, whole = [], []
-    for receipt in map(desk.ledger.prove, indices):
-        proof = receipt.proof
-        checkpoint = open_checkpoint(proof.note, keys, verify_ed25519)
-        path = (receipt.entry.leaf, proof.index, checkpoint.size, proof.hashes, checkpoint.root)
-        paths.append(_seconds(partial(verify_inclusion, *path)))
-        whole.append(_seconds(partial(receipt.check, keys, verify_ed25519)))
-    yield _absolute("proof verified: path to the root", "us", paths, 50)
-    yield _absolute("receipt verified: salt, the log's signature, path", "us", whole, None)
-
-
-def _absolute(name: str, unit: str, times: Sequence[float], at_most: float | None) -> Row:
-    budget = None if at_most is None else Budget(Side.AT_MOST, at_most)
-    return Row(name, _NONE, unit, tuple(taken * _PER_SECOND[unit] for taken in times), budget)
-
-
-def _record() -> Record:
-    """As large as that of a signature, with as many lookups; all of it chance."""
-    names = ("binding", "certificate", "claim", "media", "signature")
-    payload = canonical({name: secrets.token_hex(32) for name in names})
-    lookups = tuple(Lookup(kind, secrets.token_bytes(32)) for kind in ("claim", "binding", "media"))
-    return Record(Kind.SIGN, payload, secrets.token_bytes(32), secrets.token_bytes(32), lookups)
+# --- Authority
 
 
 def _authority(home: Home, plan: Plan) -> Row:
@@ -378,8 +311,8 @@ def _authority(home: Home, plan: Plan) -> Row:
         for _ in range(times):
             authority.respond(query)
 
-    floor, ours = _in_turn(plan.rounds, sign, respond)
-    return _ratio(
+    floor, ours = in_turn(plan.rounds, sign, respond)
+    return ratio(
         "time-stamp authority, one token",
         "one P-256 signature, verified before it leaves",
         [taken / times for taken in floor],
@@ -417,7 +350,7 @@ def _archive(desk: Desk, device: Device, folder: Path, plan: Plan) -> Iterator[R
                 raise Error("a batch over files that were just signed did not answer them all")
 
         every = plan.archive
-        by_itself, one_start, one, two_start, two = _in_turn(
+        by_itself, one_start, one, two_start, two = in_turn(
             plan.archive_rounds,
             alone,
             lambda: run(1, 1),
@@ -466,7 +399,7 @@ def _command(home: Home, signed: Path, plan: Plan) -> Iterator[Row]:
         if done.returncode:
             raise Error(f"the command that is measured ended with status {done.returncode}")
 
-    floor, shown, verified = _in_turn(
+    floor, shown, verified = in_turn(
         plan.starts,
         lambda: python("pass"),
         lambda: python(command, "--help"),

@@ -4,6 +4,8 @@ from datetime import datetime
 from pathlib import Path
 
 from authn.evidence import Signature, Signer
+from authn.keys import verify_note
+from storage.note import Algorithm, VerifierKey, open_note
 from storage.receipt import Receipt
 from tools.bundle import BundleContents, Seal, SignedClaim, Token, write_bundle
 from tools.check import Beliefs
@@ -38,10 +40,16 @@ def bundle_up(
         (provenance.time.not_after if provenance else None) or moment,
         _tokens(kept) if kept else (),
         receipt,
-        held.key if receipt else None,
+        _log_key(receipt, held.keys) if receipt else None,
         held.policy.files,
     )
     write_bundle(path, contents, _seal(home, report.engine.checked_at) if home else None)
+
+
+def _log_key(receipt: Receipt, keys: tuple[VerifierKey, ...]) -> VerifierKey | None:
+    """Of the log's keys, one that signed this receipt's checkpoint, and that any program can check."""
+    signers = open_note(receipt.proof.note, keys, verify_note).signers
+    return next((key for key in signers if key.algorithm is Algorithm.ED25519), None)
 
 
 def _tokens(kept: Kept) -> tuple[Token, ...]:

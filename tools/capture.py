@@ -11,6 +11,7 @@ The plan:
 
 import contextlib
 import errno
+import hashlib
 import io
 import json
 import os
@@ -33,9 +34,10 @@ from authn.timestamp.authority import Authority
 from authn.timestamp.loopback import serving
 from authn.verify import verify_media
 from storage.entry import Kind as EntryKind
-from storage.ledger import Ledger, Lookup, Record
+from storage.ledger import Ledger
 from storage.payload import canonical
 from storage.receipt import Receipt
+from storage.record import Record
 from tools.errors import (
     AlreadySignedError,
     DiskFullError,
@@ -142,7 +144,7 @@ def sign_file(
         # 5. Reserve, then record.
         receipt_out.write(bytes(_RECEIPT_RESERVE))
         os.fsync(receipt_out.fileno())
-        (index,) = desk.ledger.append([_record(device, provenance, prepared)], now(), desk.home.sign_note)
+        index, *_ = desk.ledger.append(_records(device, provenance, prepared), now(), desk.home.sign_note)
         # Recorded. A crash from here on leaves an entry without a file, which claims nothing
         # false: the signature was made. Signing again makes another entry.
         proved = desk.ledger.prove(index)
@@ -196,7 +198,8 @@ def _require_intact(provenance: Provenance, desk: Desk, statement: Statement) ->
         raise SigningError("the signed file's time is not proven although a token was asked for")
 
 
-def _record(device: Device, provenance: Provenance, prepared: Prepared) -> Record:
+def _records(device: Device, provenance: Provenance, prepared: Prepared) -> tuple[Record, ...]:
+    """The signature, and the token if there is one, so that an authority that dates back contradicts the log."""
     identity, certificate = provenance.identity, provenance.certificate
     if identity is None or certificate is None:
         raise SigningError("the signed file has no identity to record")
@@ -207,12 +210,11 @@ def _record(device: Device, provenance: Provenance, prepared: Prepared) -> Recor
         "media": prepared.sha256.hex(),
         "signature": identity.signature.hex(),
     }
-    lookups = (
-        Lookup("claim", identity.claim),
-        Lookup("binding", identity.binding),
-        Lookup("media", prepared.sha256),
-    )
-    return Record(EntryKind.SIGN, canonical(payload), secrets.token_bytes(32), device.pseudonym, lookups)
+    signed = Record(EntryKind.SIGN, canonical(payload), secrets.token_bytes(32), device.pseudonym)
+    if provenance.token is None:
+        return (signed,)
+    token = {"signature": identity.signature.hex(), "token": hashlib.sha256(provenance.token).hexdigest()}
+    return signed, Record(EntryKind.TOKEN, canonical(token), secrets.token_bytes(32), device.pseudonym)
 
 
 @contextlib.contextmanager

@@ -35,6 +35,7 @@ from tools.verdict import Headline, Ledger, Verdict, decide, exit_status
 from tools.version import VERSION
 
 MAX_RECEIPT_BYTES = 256 << 10
+MAX_LOG_KEYS = 64
 LIMITS = Limits(seconds=60.0, memory=4 << 30)
 
 
@@ -44,7 +45,7 @@ class Beliefs:
 
     policy: Policy
     book: Book | None
-    key: VerifierKey | None
+    keys: tuple[VerifierKey, ...]
     engine: Engine
     acceptance: AcceptancePolicy | None
     online: "Asking | None"
@@ -84,7 +85,7 @@ def beliefs(home: Home | None, chosen: Chosen, now: datetime) -> Beliefs:
         *_chosen(home, chosen.time_stampers, Purpose.TIME_STAMPING, Profile.TIME_STAMPING),
         *_chosen(home, chosen.identities, Purpose.IDENTITY, Profile.SPECIFICATION),
     ]
-    sidecar = _bounded(chosen.sidecar, MAX_STORE, "sidecar") if chosen.sidecar else None
+    sidecar = bounded(chosen.sidecar, MAX_STORE, "sidecar") if chosen.sidecar else None
     if sidecar is not None and not sidecar:
         raise UsageError(f"the sidecar {chosen.sidecar} is empty")
     cache = Cache(home.path / "status") if home else None
@@ -95,7 +96,7 @@ def beliefs(home: Home | None, chosen: Chosen, now: datetime) -> Beliefs:
         raise UsageError(
             f"the list {lists.signers[0].name} says itself that it asks for {lists.signers[0].profile}"
         )
-    key = VerifierKey.parse(chosen.log_key) if chosen.log_key is not None else home.log if home else None
+    keys = log_keys(chosen.log_key) if chosen.log_key is not None else home.own.keys if home else ()
     described = tuple(
         (trusted.name, f"{trusted.purpose}, {trusted.profile.value}", trusted.sha256.hex())
         for trusted in (*lists.signers, *lists.time_stampers, *lists.identities)
@@ -111,13 +112,21 @@ def beliefs(home: Home | None, chosen: Chosen, now: datetime) -> Beliefs:
     )
     return Beliefs(
         policy,
-        Book(home.ledger_to_read(), home.log) if home else None,
-        key,
+        Book(home.ledger_to_read(), home.own.keys) if home else None,
+        keys,
         engine,
         _acceptance(chosen.policy),
         Asking((*lists.signers, *lists.time_stampers), cache) if chosen.online else None,
         (*_aside(chosen.sidecar), *_staleness(lists, at), *damaged),
     )
+
+
+def log_keys(text: str) -> tuple[VerifierKey, ...]:
+    """The keys of one log, one a line: those of its key file, if its key was ever rotated."""
+    keys = tuple(map(VerifierKey.parse_log, text.split()[:MAX_LOG_KEYS]))
+    if len({key.name for key in keys}) != 1:
+        raise UsageError("give the verifier keys of exactly one log")
+    return keys
 
 
 def _aside(sidecar: Path | None) -> Iterator[Finding]:
@@ -129,7 +138,7 @@ def _aside(sidecar: Path | None) -> Iterator[Finding]:
 def _acceptance(path: Path | None) -> AcceptancePolicy | None:
     if path is None:
         return None
-    return AcceptancePolicy.parse(_bounded(path, MAX_POLICY_BYTES, "policy"), path.stem)
+    return AcceptancePolicy.parse(bounded(path, MAX_POLICY_BYTES, "policy"), path.stem)
 
 
 def _staleness(lists: Lists, at: datetime) -> Iterator[Finding]:
@@ -145,7 +154,7 @@ def _staleness(lists: Lists, at: datetime) -> Iterator[Finding]:
 def _chosen(home: Home | None, path: Path | None, purpose: Purpose, profile: Profile) -> Iterator[ListFile]:
     """The list at `path`, else those of the home for the same purpose."""
     if path is not None:
-        yield ListFile(path.stem, _bounded(path, MAX_LIST_BYTES, "trust list"), purpose, profile)
+        yield ListFile(path.stem, bounded(path, MAX_LIST_BYTES, "trust list"), purpose, profile)
     elif home is not None:
         yield from (file for file in home.lists() if file.purpose is purpose)
 
@@ -154,7 +163,7 @@ def _statuses(paths: tuple[Path, ...]) -> Statuses:
     """What the files say of withdrawals: CRLs and OCSP answers."""
     found = NO_STATUSES
     for path in paths:
-        found = found.merged(Statuses.parse_file(_bounded(path, 2 * MAX_CRL, "CRL or OCSP answer")))
+        found = found.merged(Statuses.parse_file(bounded(path, 2 * MAX_CRL, "CRL or OCSP answer")))
     return found
 
 
@@ -213,12 +222,12 @@ class Asking:
 def read_receipt(path: Path) -> Receipt:
     """A receipt file, parsed; not yet checked."""
     try:
-        return Receipt.parse(_bounded(path, MAX_RECEIPT_BYTES, "receipt").decode("ascii"))
+        return Receipt.parse(bounded(path, MAX_RECEIPT_BYTES, "receipt").decode("ascii"))
     except UnicodeDecodeError as error:
         raise UnreadableError(f"the receipt {path} is not ASCII text") from error
 
 
-def _bounded(path: Path, limit: int, what: str) -> bytes:
+def bounded(path: Path, limit: int, what: str) -> bytes:
     """The bytes of a regular file, if they are not too many; a pipe would never end."""
     try:
         if not path.is_file():
@@ -277,7 +286,7 @@ def reported(
     found: Examined, held: Beliefs, receipt: Receipt | None, inquiry: Inquiry | None = None
 ) -> Report:
     """Add what the ledger knows, and what came of asking, and decide."""
-    recorded = weigh(found, held.book, receipt, held.key)
+    recorded = weigh(found, held.book, receipt, held.keys)
     verdict = decide(found.provenance, recorded, found.obstacle)
     provenance = verdict.provenance
     notes = (*held.notes, *(map(_asked_finding, inquiry.outcomes) if inquiry else ()))

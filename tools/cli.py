@@ -11,7 +11,6 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,16 +20,16 @@ import authn.errors
 import detector.errors
 import storage.errors
 import tools.errors
+from tools.cli_ledger import ledger
+from tools.cli_witness import witness
+from tools.invocation import FILE, Moment, home_if_any, home_of, home_path, now, say_error
 from tools.version import VERSION
 
 if TYPE_CHECKING:
     from tools.archive import Telling
     from tools.check import Chosen
-    from tools.home import Home
 
 _OURS = (authn.errors.Error, detector.errors.Error, storage.errors.Error, tools.errors.Error)
-# Whether a file can be read is for the command to say, with a code, file by file.
-_FILE = click.Path(path_type=Path, readable=False)
 
 
 def main() -> None:
@@ -43,7 +42,7 @@ def main() -> None:
     try:
         lightseal.main(standalone_mode=False, prog_name="lightseal")
     except _OURS as error:
-        _say_error(error)
+        say_error(error)
         sys.exit(2 if isinstance(error, tools.errors.UsageError) else 1)
     except click.ClickException as error:
         error.show()
@@ -55,7 +54,7 @@ def main() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
     except OSError as error:
-        _say_error(_from_system(error))
+        say_error(_from_system(error))
         sys.exit(1)
 
 
@@ -73,33 +72,11 @@ def _from_system(error: OSError) -> tools.errors.Error:
     return tools.errors.SystemRefusedError(f"the system refused{place} ({reason})")
 
 
-def _now() -> datetime:
-    return datetime.now(UTC)
-
-
-class _Moment(click.ParamType[datetime]):
-    """A moment with its time zone."""
-
-    name = "time"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> datetime:
-        """Parse RFC 3339; a time without a zone is refused, since two readers would differ."""
-        try:
-            moment = datetime.fromisoformat(str(value))
-        except ValueError:
-            self.fail("give a time such as 2026-11-25T08:00:00Z", param, ctx)
-        if moment.tzinfo is None:
-            self.fail("say which time zone, for instance with a Z at the end", param, ctx)
-        if not 1970 <= moment.year <= 9000:
-            self.fail("give a time of the years 1970 to 9000", param, ctx)
-        return moment.astimezone(UTC)
-
-
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(VERSION, prog_name="lightseal")
 @click.option(
     "--home",
-    type=_FILE,
+    type=FILE,
     help="Folder with ledger, keys and lists (default: LIGHTSEAL_HOME, else the user data folder).",
 )
 @click.pass_context
@@ -109,29 +86,6 @@ def lightseal(context: click.Context, home: Path | None) -> None:
     A signature proves who signed which bytes and by when. It never proves that a scene is true.
     """
     context.obj = home
-
-
-def _home_path(context: click.Context) -> Path:
-    from tools.home import default_path
-
-    chosen = context.obj
-    return chosen if isinstance(chosen, Path) else default_path(os.environ)
-
-
-def _home(context: click.Context) -> "Home":
-    from tools.home import open_home
-
-    return open_home(_home_path(context))
-
-
-def _home_if_any(context: click.Context) -> "Home | None":
-    """A home that was named must exist; the default one need not."""
-    from tools.home import open_home
-
-    path = _home_path(context)
-    if context.obj is None and "LIGHTSEAL_HOME" not in os.environ and not path.exists():
-        return None
-    return open_home(path)
 
 
 @lightseal.command()
@@ -147,17 +101,41 @@ def _home_if_any(context: click.Context) -> "Home | None":
     show_default=True,
     help="Where certificates say their status is asked; ends in '/'.",
 )
+@click.option(
+    "--ledger", "database", help="PostgreSQL database for the ledger: postgresql://HOST/NAME, no password."
+)
+@click.option("--guard", type=FILE, help="Where the guard of the ledger lies; best on another disk.")
+@click.option(
+    "--ml-dsa", "post_quantum", is_flag=True, help="Sign checkpoints with an ML-DSA-44 key as well."
+)
+@click.option("--after", type=FILE, help="The last checkpoint of a frozen ledger, which this one follows.")
 @click.pass_context
-def init(context: click.Context, organisation: str, ocsp_url: str) -> None:
+def init(
+    context: click.Context,
+    organisation: str,
+    ocsp_url: str,
+    *,
+    database: str | None,
+    guard: Path | None,
+    post_quantum: bool,
+    after: Path | None,
+) -> None:
     """Make a home: ledger, keys, private CA, time-stamp unit and trust lists. Twice changes nothing."""
-    from tools.home import create_home, open_home
+    from storage.note import Algorithm
+    from tools.home import LogPlan, create_home, open_home
 
-    path = _home_path(context)
+    path = home_path(context)
     if (path / "home.json").exists():
         home = open_home(path)
         click.echo(f"{path} is a home already; nothing was changed.")
     else:
-        home = create_home(path, organisation, ocsp_url, _now())
+        plan = LogPlan(
+            (Algorithm.ED25519, Algorithm.ML_DSA_44) if post_quantum else (Algorithm.ED25519,),
+            database,
+            None if guard is None else str(guard.absolute()),
+            None if after is None else after.read_bytes(),
+        )
+        home = create_home(path, organisation, ocsp_url, now(), plan)
         click.echo(f"Made a home at {path}.")
     click.echo(f"  ledger key     {home.log}")
     click.echo(f"  trust lists    {path / 'trust'}")
@@ -180,24 +158,26 @@ def device() -> None:
 @click.pass_context
 def enrol(context: click.Context, name: str, product: str) -> None:
     """Make a key and a certificate for a device; the issuance is logged first."""
-    enrolled, index = _home(context).enrol(name, product, _now())
+    enrolled, index = home_of(context).enrol(name, product, now())
     click.echo(f"Enrolled {enrolled.name} as {product}; its issuance is entry {index} of the ledger.")
 
 
 @device.command("list")
 @click.pass_context
 def list_devices(context: click.Context) -> None:
-    """List the enrolled devices and how long their certificates last."""
-    home = _home(context)
+    """List the enrolled devices, how long their certificates last, and the pseudonyms of their keys."""
+    home = home_of(context)
     for name in home.devices():
-        leaf = home.device(name).chain[0]
-        click.echo(f"{name}\tvalid until {leaf.not_valid_after_utc:%Y-%m-%d}\tserial {leaf.serial_number:x}")
+        device = home.device(name)
+        leaf = device.chain[0]
+        until, key = f"{leaf.not_valid_after_utc:%Y-%m-%d}", device.pseudonym.hex()
+        click.echo(f"{name}\tvalid until {until}\tserial {leaf.serial_number:x}\tkey {key}")
 
 
 @lightseal.command()
-@click.argument("files", nargs=-1, required=True, type=_FILE)
+@click.argument("files", nargs=-1, required=True, type=FILE)
 @click.option(
-    "--out", type=_FILE, help="Folder for the signed copies (default: beside the file, as NAME.signed.EXT)."
+    "--out", type=FILE, help="Folder for the signed copies (default: beside the file, as NAME.signed.EXT)."
 )
 @click.option(
     "--device",
@@ -232,29 +212,20 @@ def sign(
 
     failed = False
     tail = Tail.SIGNED if tailed else Tail.REFUSED
-    for outcome in sign_files(_home(context), files, out, name, _now, timed=not untimed, tail=tail):
+    for outcome in sign_files(home_of(context), files, out, name, now, timed=not untimed, tail=tail):
         if isinstance(outcome, Exception):
             failed = True
-            _say_error(outcome)
+            say_error(outcome)
             continue
         click.echo(outcome)
     sys.exit(1 if failed else 0)
 
 
-def _say_error(error: Any) -> None:
-    from authn.plain import plain
-
-    said = plain(str(error).encode("utf-8", "backslashreplace").decode(), 1000)
-    click.echo(f"error[{error.code}]: {said}\n  next: {error.remedy}", err=True)
-
-
 _LISTS = [
-    click.option(
-        "--signers", type=_FILE, help="PEM file of anchors for signers, instead of the home's list."
-    ),
+    click.option("--signers", type=FILE, help="PEM file of anchors for signers, instead of the home's list."),
     click.option(
         "--time-stampers",
-        type=_FILE,
+        type=FILE,
         help="PEM file of anchors for authorities, instead of the home's.",
     ),
     click.option(
@@ -264,18 +235,18 @@ _LISTS = [
         " or the strict certificate policy.",
     ),
     click.option(
-        "--identities", type=_FILE, help="PEM file of anchors for CAWG identities, instead of the home's."
+        "--identities", type=FILE, help="PEM file of anchors for CAWG identities, instead of the home's."
     ),
     click.option(
         "--revocations",
-        type=_FILE,
+        type=FILE,
         multiple=True,
         help="A CRL or an OCSP answer (DER, or PEM for a CRL); may be given several times.",
     ),
-    click.option("--at", type=_Moment(), help="Judge as of this time (default: now)."),
+    click.option("--at", type=Moment(), help="Judge as of this time (default: now)."),
     click.option(
         "--policy",
-        type=_FILE,
+        type=FILE,
         help="TOML file that says what you require: a proven time, the ledger, revocation, custody.",
     ),
 ]
@@ -313,9 +284,9 @@ def _explain(_context: click.Context, _parameter: click.Parameter, code: str | N
 @click.argument("files", nargs=-1, required=True, type=click.Path(readable=False))
 @_with_lists
 @click.option(
-    "--sidecar", type=_FILE, help="Read the signed record from this file (.c2pa) instead of from the media."
+    "--sidecar", type=FILE, help="Read the signed record from this file (.c2pa) instead of from the media."
 )
-@click.option("--receipt", type=_FILE, help="Check this receipt instead of asking the home's ledger.")
+@click.option("--receipt", type=FILE, help="Check this receipt instead of asking the home's ledger.")
 @click.option("--log-key", help="The ledger's verifier key, to check a receipt without a home.")
 @click.option(
     "--online",
@@ -323,9 +294,9 @@ def _explain(_context: click.Context, _parameter: click.Parameter, code: str | N
     help="Ask the authorities whether certificates were withdrawn, at the hosts that the trust list names.",
 )
 @click.option("--json", "as_lines", is_flag=True, help="One JSON object per line.")
-@click.option("--html", type=_FILE, help="Also write a self-contained page here.")
+@click.option("--html", type=FILE, help="Also write a self-contained page here.")
 @click.option(
-    "--bundle", type=_FILE, help="Also write the evidence on one file here (.zip), for others to check."
+    "--bundle", type=FILE, help="Also write the evidence on one file here (.zip), for others to check."
 )
 @click.option(
     "--explain",
@@ -368,17 +339,17 @@ def verify(
         from tools.bundle import require_writable_bundle
 
         require_writable_bundle(bundle)
-    home = _home_if_any(context)
+    home = home_if_any(context)
     if home is None and chosen.signers is None:
         click.echo(
             "note: no home and no --signers, so no signer can be recognised (see 'lightseal init').", err=True
         )
-    now = _now()
+    at = now()
     parsed = read_receipt(receipt) if receipt else None
     entry = Entry.BUNDLED if bundle else Entry.ILLUSTRATED if html else Entry.PLAIN
     chosen = dataclasses.replace(chosen, sidecar=sidecar, log_key=log_key, online=online)
     worst, shown = 0, []
-    with _standard_input(files) as paths, beliefs(home, chosen, now) as held:
+    with _standard_input(files) as paths, beliefs(home, chosen, at) as held:
         for name, (nameless, found) in zip(files, check_files(paths, held, parsed, entry), strict=True):
             report = renamed(nameless, name)
             click.echo(as_json(report) if as_lines else as_text(report))
@@ -435,17 +406,25 @@ def add_list(
     """Believe the list SOURCE: a PEM file, or the name of a list that comes with Lightseal."""
     from authn.profile import Profile
     from authn.trust import Purpose
-    from tools.trust import add, shipped
+    from storage.entry import Kind
+    from tools.trust import add, remove, shipped
 
     chosen = {None: None, "specification": Profile.SPECIFICATION, "strict": Profile.POLICY}[profile]
+    home = home_of(context)
     added = add(
-        _home(context).path / "trust",
+        home.path / "trust",
         source if source in shipped() else Path(source),
         name or Path(source).stem,
         None if purpose is None else Purpose(purpose),
         chosen,
-        _now(),
+        now(),
     )
+    about = {"change": "believe", "list": added.name, "sha256": added.sha256.hex()}
+    try:
+        home.own.record(Kind.POLICY, about, now())
+    except BaseException:
+        remove(home.path / "trust", added.name)  # nobody is believed in silence
+        raise
     click.echo(f"Added {added.name}: {len(added.anchors)} anchors for {added.purpose}, {added.profile}.")
 
 
@@ -455,10 +434,10 @@ def list_lists(context: click.Context) -> None:
     """List whom this home believes, and the lists that come with Lightseal and may be added."""
     from tools.trust import installed, shipped
 
-    now = _now()
-    held = installed(_home(context).path / "trust")
+    at = now()
+    held = installed(home_of(context).path / "trust")
     for name, listed in held:
-        age = "stale" if listed.stale(now) else listed.dated or "not dated"
+        age = "stale" if listed.stale(at) else listed.dated or "not dated"
         click.echo(f"{name}\t{listed.purpose}\t{len(listed.anchors)} anchors\t{age}\t{listed.sha256.hex()}")
     for name in sorted(set(shipped()) - {name for name, _ in held}):
         click.echo(f"({name} comes with Lightseal and is not believed; see 'lightseal trust add')")
@@ -471,7 +450,7 @@ def show_list(context: click.Context, name: str) -> None:
     """Print what the list NAME says of itself, and every anchor."""
     from tools.trust import show as shown
 
-    click.echo(shown(_home(context).path / "trust", name, _now()), nl=False)
+    click.echo(shown(home_of(context).path / "trust", name, now()), nl=False)
 
 
 @trust.command("remove")
@@ -479,63 +458,20 @@ def show_list(context: click.Context, name: str) -> None:
 @click.pass_context
 def remove_list(context: click.Context, name: str) -> None:
     """Believe the list NAME no longer."""
-    from tools.trust import remove
+    from storage.entry import Kind
+    from tools.trust import remove, require_installed
 
-    remove(_home(context).path / "trust", name)
+    home = home_of(context)
+    require_installed(home.path / "trust", name)
+    home.own.record(Kind.POLICY, {"change": "believe-no-longer", "list": name}, now())
+    remove(home.path / "trust", name)
     click.echo(f"Removed {name}.")
 
 
-@lightseal.group()
-def ledger() -> None:
-    """Look at the ledger, prove an entry, audit everything."""
-
-
-@ledger.command()
-@click.pass_context
-def checkpoint(context: click.Context) -> None:
-    """Print the newest signed checkpoint."""
-    with _home(context).ledger_to_read() as held:
-        click.echo(held.checkpoint(), nl=False)
-
-
-@ledger.command()
-@click.argument("index", type=click.IntRange(min=0))
-@click.pass_context
-def show(context: click.Context, index: int) -> None:
-    """Print one entry, and what it commits to."""
-    with _home(context).ledger_to_read() as held:
-        click.echo(held.entry(index).body.decode())
-        payload = held.payload(index)
-        click.echo("erased" if payload is None else payload.decode())
-
-
-@ledger.command()
-@click.argument("index", type=click.IntRange(min=0))
-@click.pass_context
-def prove(context: click.Context, index: int) -> None:
-    """Print a receipt: entry, inclusion proof and checkpoint, checkable without us."""
-    with _home(context).ledger_to_read() as held:
-        click.echo(str(held.prove(index)), nl=False)
-
-
-@ledger.command("audit")
-@click.pass_context
-def audit_ledger(context: click.Context) -> None:
-    """Derive the whole ledger again from its entries and name the first divergence."""
-    report = _home(context).audit()
-    click.echo(f"{report.size} entries derived again, root {report.root.hex()}")
-    for finding in report.findings:
-        click.echo(f"  {finding.code.value}: {finding.explanation}")
-    click.echo(
-        "nothing diverges" if not report.findings else f"first divergence: {report.findings[0].explanation}"
-    )
-    sys.exit(1 if report.findings else 0)
-
-
 @lightseal.command()
-@click.argument("paths", nargs=-1, required=True, type=_FILE)
+@click.argument("paths", nargs=-1, required=True, type=FILE)
 @click.option("--run", "run", required=True, help="Name of the run; the same name goes on where it stopped.")
-@click.option("--out", type=_FILE, help="Where the JSON lines go (default: in the home, under runs/).")
+@click.option("--out", type=FILE, help="Where the JSON lines go (default: in the home, under runs/).")
 @click.option(
     "--workers", type=click.IntRange(1, 64), default=os.cpu_count() or 1, show_default="one per core"
 )
@@ -553,10 +489,10 @@ def batch(
     from tools.archive import check_archive
     from tools.check import beliefs
 
-    home = _home_if_any(context)
-    with beliefs(home, chosen, _now()) as held:
+    home = home_if_any(context)
+    with beliefs(home, chosen, now()) as held:
         summary = check_archive(
-            paths, run, out or _home(context).run_results(run), held, workers, _progress()
+            paths, run, out or home_of(context).run_results(run), held, workers, _progress()
         )
     click.echo(summary.text)
     sys.exit(summary.exit_status)
@@ -569,12 +505,12 @@ def _progress() -> "Telling":
 
 
 @lightseal.command()
-@click.option("--keep", type=_FILE, help="Keep the demonstration's files in this new folder.")
+@click.option("--keep", type=FILE, help="Keep the demonstration's files in this new folder.")
 def demo(keep: Path | None) -> None:
     """Enrol, sign, alter, strip, transplant, verify and batch in a temporary home; leaves report.html."""
     from tools.demo import run_demo
 
-    for line in run_demo(keep, _now):
+    for line in run_demo(keep, now):
         click.echo(line)
 
 
@@ -584,20 +520,47 @@ def doctor(context: click.Context) -> None:
     """One line per capability: ok, missing, how to get it."""
     from tools.doctor import capabilities, render
 
-    path = _home_path(context)
+    path = home_path(context)
     click.echo(render(capabilities(path if path.exists() else None)))
 
 
-@lightseal.command()
+@lightseal.group(invoke_without_command=True)
 @click.option("--json", "as_lines", is_flag=True, help="One JSON object.")
 @click.option("--quick", is_flag=True, help="Fewer repetitions and smaller files.")
-def bench(*, as_lines: bool, quick: bool) -> None:
-    """Measure verify, sign and ledger append against their floors in one run."""
+@click.pass_context
+def bench(context: click.Context, *, as_lines: bool, quick: bool) -> None:
+    """Measure verify, sign and the ledger against their floors in one run."""
+    if context.invoked_subcommand is not None:
+        if as_lines or quick:
+            raise tools.errors.UsageError("give --json and --quick after the part that is to be measured")
+        return
     from tools.bench import QUICK, THOROUGH, measure
 
     report = measure(QUICK if quick else THOROUGH)
     click.echo(report.as_json() if as_lines else report.as_text())
 
+
+@bench.command("ledger")
+@click.option("--json", "as_lines", is_flag=True, help="One JSON object.")
+@click.option("--quick", is_flag=True, help="Up to 20,000 entries, not a million; some 30 seconds.")
+@click.option("--plot", type=FILE, help="Also draw rate and proof time against the log's size here (.svg).")
+def bench_ledger(*, as_lines: bool, quick: bool, plot: Path | None) -> None:
+    """Measure the ledger on SQLite and PostgreSQL: appending, proofs, HTTP, overload, a million entries."""
+    from tools.bench import measure_ledger
+    from tools.bench_ledger import QUICK, THOROUGH
+    from tools.output import require_writable, write_whole
+    from tools.plot import FORM
+
+    if plot is not None:
+        require_writable(plot, FORM)
+    report, chart = measure_ledger(QUICK if quick else THOROUGH)
+    if plot is not None:
+        write_whole(plot, chart.encode(), FORM)
+    click.echo(report.as_json() if as_lines else report.as_text())
+
+
+lightseal.add_command(ledger)
+lightseal.add_command(witness)
 
 if __name__ == "__main__":
     main()

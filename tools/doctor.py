@@ -19,6 +19,7 @@ from pathlib import Path
 
 import authn.errors
 import storage.errors
+import tools.errors
 from tools import programs, requirements
 
 # No correct clock shows an earlier time than this release was made.
@@ -181,7 +182,7 @@ def _home(home: Path | None) -> Iterator[Capability]:
         yield Capability("home", State.MISSING, f"{home} is not there", "run 'lightseal init'")
         return
     yield Capability("home", State.OK, str(home))
-    yield _opening("ledger", home / "ledger.db", _open_ledger)
+    yield _opening("ledger", _ledger_place(home), _open_ledger)
     yield _opening("signer list", home / "trust" / "signers.pem", _parse_signers)
     yield _opening("time-stamper list", home / "trust" / "time-stampers.pem", _parse_time_stampers)
     yield _keys(home)
@@ -199,15 +200,29 @@ def _opening(name: str, path: Path, look: Callable[[Path], str]) -> Capability:
         return Capability(
             name, State.DEGRADED, f"{path} cannot be read ({error.strerror})", "check its mode and owner"
         )
-    except (authn.errors.Error, storage.errors.Error) as error:
+    except (authn.errors.Error, storage.errors.Error, tools.errors.Error) as error:
         return Capability(name, State.DEGRADED, f"{path}: {error}", error.remedy)
 
 
-def _open_ledger(path: Path) -> str:
-    from storage.ledger import Ledger  # noqa: PLC0415 - doctor must also run where a package is broken
+def _ledger_place(home: Path) -> Path:
+    """The database where it is a file of the home, else the file that says where it is."""
+    from tools.own_log import FILE, OwnLog  # noqa: PLC0415 - doctor must also run where a package is broken
 
-    with Ledger.open_read_only(f"sqlite:///{path}") as ledger:
-        return f"{ledger.size} entries of {ledger.origin}"
+    try:
+        elsewhere = OwnLog.open(home, (home / FILE).read_bytes()).database is not None
+    except (OSError, tools.errors.Error):
+        elsewhere = False
+    return home / (FILE if elsewhere else "ledger.db")
+
+
+def _open_ledger(path: Path) -> str:
+    from tools.own_log import FILE, OwnLog  # noqa: PLC0415
+
+    own = OwnLog.open(path.parent, path.with_name(FILE).read_bytes())
+    remembered = own.guard().newest()
+    with own.reader() as ledger:
+        known = f"the guard knows {remembered.size}" if remembered else "the guard knows none yet"
+        return f"{ledger.size} entries of {ledger.origin}, {known}"
 
 
 def _parse_signers(path: Path) -> str:

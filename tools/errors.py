@@ -120,6 +120,50 @@ class HomeDamagedError(Error):
     remedy = "Run 'lightseal doctor'; restore the home from a backup rather than repairing it by hand."
 
 
+class HomeOutdatedError(Error):
+    """The home was made by an earlier version, and its ledger was not brought up to date."""
+
+    code = "home-outdated"
+    remedy = "Run 'lightseal ledger migrate'; it changes no entry and compares the root before and after."
+
+
+class RotationError(Error):
+    """The log's keys cannot be rotated from where they are."""
+
+    code = "rotation-impossible"
+    remedy = "'lightseal ledger rotate-key' begins a rotation, and with --finish ends it."
+
+
+class WitnessMissingError(Error):
+    """There is no witness where one was named."""
+
+    code = "witness-missing"
+    remedy = "Make one with 'lightseal witness create FOLDER --name NAME', or name its folder."
+
+
+class AddressTakenError(Error):
+    """Nothing can listen at this address."""
+
+    code = "address-unusable"
+    remedy = "Name another --host and --port; 0 takes any port that is free."
+
+
+class BackupOldError(Error):
+    """The backup does not contain all that the ledger acknowledged."""
+
+    code = "backup-old"
+    remedy = (
+        "Look for a newer backup; where there is none, freeze what is left and begin a new log with --after."
+    )
+
+
+class BackupOtherError(Error):
+    """The backup is another log's, or does not make a ledger that holds."""
+
+    code = "backup-other"
+    remedy = "Name the home whose log this is, or use another copy of the backup."
+
+
 class HomeUnreadableError(UnreadableError):
     """The home exists, and this user may not read a part of it."""
 

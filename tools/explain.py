@@ -12,11 +12,27 @@ import authn.cbor
 import authn.cose
 import authn.errors
 import authn.jumbf
+import authn.sealing
 import authn.timestamp.request
 import detector.errors
+import storage.backup
+import storage.cosignature
 import storage.errors
+import storage.follow
+import storage.guard
+import storage.keyring
+import storage.log_app
+import storage.policy
+import storage.proven
+import storage.restore
+import storage.sequencer
+import storage.source
+import storage.tile
+import storage.witness
+import storage.witnessing
 import tools.acceptance
 import tools.errors
+import tools.postgres
 from authn.evidence import Code
 from authn.plain import plain
 from tools.verdict import Headline, exit_status, not_proven, sentence

@@ -33,27 +33,19 @@ from authn.identity import (
     plan_time_stamping,
     plan_time_stamping_root,
 )
-from authn.keys import (
-    LogKey,
-    SigningKey,
-    generate_ed25519,
-    generate_p256,
-    generate_p384,
-    open_key,
-    store_key,
-    verify_ed25519,
-)
+from authn.keys import SigningKey, generate_p256, generate_p384, open_key, store_key
 from authn.plain import plain
 from authn.profile import Profile
 from authn.revocation import host_of
 from authn.timestamp.authority import Authority, serials_from
 from authn.trust import Purpose, TrustList
-from storage.audit import AuditReport, audit
+from storage.audit import AuditReport, AuditState
 from storage.entry import Kind
-from storage.errors import MalformedKeyError
-from storage.ledger import Ledger, Lookup, Record
-from storage.note import VerifierKey, signed_note
+from storage.ledger import Ledger
+from storage.note import Algorithm, Note, VerifierKey
 from storage.payload import canonical
+from storage.record import Record
+from tools import own_log
 from tools.errors import (
     CertificateOverError,
     ClockBehindError,
@@ -62,11 +54,13 @@ from tools.errors import (
     DiskFullError,
     HomeDamagedError,
     HomeMissingError,
+    HomeOutdatedError,
     HomeUnreadableError,
     OutputExistsError,
     UnwritableError,
     UsageError,
 )
+from tools.own_log import OwnLog
 from tools.trust import ListFile, list_files
 
 SCHEMA = "lightseal-home/1"
@@ -84,17 +78,24 @@ class Home:
     """An existing home. Opens nothing until asked."""
 
     path: Path
-    log: VerifierKey
+    own: OwnLog
     organisation: str
     ocsp_url: str
 
+    @property
+    def log(self) -> VerifierKey:
+        """The key that signs the ledger's checkpoints now."""
+        return self.own.newest
+
     def ledger(self) -> Ledger:
         """The ledger, for writing."""
-        return Ledger.open(self._ledger_url())
+        self._require_readable()
+        return self.own.writer()
 
     def ledger_to_read(self) -> Ledger:
         """The ledger, for looking things up."""
-        return Ledger.open_read_only(self._ledger_url())
+        self._require_readable()
+        return self.own.reader()
 
     def lists(self) -> tuple[ListFile, ...]:
         """Whom this home believes, each about one thing only."""
@@ -114,9 +115,8 @@ class Home:
         return signers, stampers
 
     def sign_note(self, text: str) -> bytes:
-        """Sign a checkpoint with the log's key."""
-        key = LogKey(self._key("log"))
-        return signed_note(text, self.log, key.sign(text.encode()))
+        """Sign a checkpoint with the log's keys."""
+        return self.own.signer()(text)
 
     def authority(self, now: datetime) -> Authority:
         """The home's own time-stamp authority, as a function from query to reply."""
@@ -131,9 +131,10 @@ class Home:
         require_run_name(run)
         return self.path / "runs" / f"{run}.jsonl"
 
-    def audit(self) -> AuditReport:
-        """Derive the whole ledger again."""
-        return audit(self._ledger_url(), (self.log,), verify_ed25519)
+    def audit(self, since: AuditState | None = None) -> AuditReport:
+        """Derive the ledger again, whole or from where an earlier audit ended."""
+        self._require_readable()
+        return self.own.audit(since)
 
     def device(self, name: str) -> Device:
         """An enrolled device, or the home's own signing service."""
@@ -173,12 +174,11 @@ class Home:
             raise DeviceUnknownError("a device's name is 1 to 64 of a-z, 0-9, dot, dash and underscore")
         return self.path / SERVICE if name == SERVICE else self.path / "devices" / name
 
-    def _ledger_url(self) -> str:
+    def _require_readable(self) -> None:
         place = self.path / "ledger.db"
         # Asked and not tried: closing the file would let go of locks that this process holds (POSIX fcntl).
         if place.is_file() and not os.access(place, os.R_OK):
             raise HomeUnreadableError(f"{place} cannot be read ({os.strerror(errno.EACCES)})")
-        return _url(self.path)
 
     def _key(self, name: str) -> SigningKey:
         return open_key(f"file:{self.path / 'keys' / name}.pem", None)
@@ -238,13 +238,36 @@ def open_home(path: Path) -> Home:
     try:
         if about["schema"] != SCHEMA:
             raise HomeDamagedError(f"the home at {path} was made by another version of Lightseal")
-        log, organisation, ocsp_url = (str(about[name]) for name in ("log", "organisation", "ocsp_url"))
-        return Home(path, VerifierKey.parse(log), organisation, ocsp_url)
-    except (KeyError, TypeError, RecursionError, MalformedKeyError) as error:
+        organisation, ocsp_url = (str(about[name]) for name in ("organisation", "ocsp_url"))
+        return Home(path, _own_log(path), organisation, ocsp_url)
+    except (KeyError, TypeError, RecursionError) as error:
         raise HomeDamagedError(f"the home at {path} cannot be read") from error
 
 
-def create_home(path: Path, organisation: str, ocsp_url: str, at: datetime) -> Home:
+def _own_log(path: Path) -> OwnLog:
+    try:
+        return OwnLog.open(path, _content(path / own_log.FILE))
+    except FileNotFoundError as error:
+        if (path / "keys" / "log.pem").exists():
+            raise HomeOutdatedError(f"the home at {path} was made by an earlier version") from error
+        raise HomeDamagedError(f"{path / own_log.FILE} is missing") from error
+    except OSError as error:
+        raise HomeDamagedError(f"{path / own_log.FILE} cannot be read") from error
+
+
+@dataclass(frozen=True, slots=True)
+class LogPlan:
+    """How a new home's log is kept: what signs it, where its database and its guard are, what it follows."""
+
+    algorithms: tuple[Algorithm, ...] = (Algorithm.ED25519,)
+    database: str | None = None
+    guard: str | None = None
+    after: bytes | None = None
+
+
+def create_home(
+    path: Path, organisation: str, ocsp_url: str, at: datetime, plan: LogPlan = LogPlan()
+) -> Home:
     """Make a home with everything it takes to sign and verify.
 
     The private CA's root, its issuing CA, the time-stamp root and unit, and the
@@ -255,18 +278,23 @@ def create_home(path: Path, organisation: str, ocsp_url: str, at: datetime) -> H
     with _built_beside(path) as building:
         for name in ("keys", "certificates", "trust", "devices"):
             (building / name).mkdir(mode=0o700)
-        log_key = generate_ed25519()
-        log = VerifierKey(origin, LogKey(log_key).public)
-        store_key(building / "keys" / "log.pem", log_key, None)
-        home = Home(building, log, organisation, ocsp_url)
-        with Ledger.create(_url(building), origin) as ledger:
+        own = OwnLog.create(building, origin, plan.algorithms, plan.database, plan.guard)
+        home = Home(building, own, organisation, ocsp_url)
+        with home.ledger() as ledger:
+            if plan.after is not None:
+                _follow(home, ledger, plan.after, at)
             _authorities(home, ledger, host, at)
             (building / SERVICE).mkdir(mode=0o700)
             _enrol(home, ledger, building / SERVICE, "Lightseal Signing Service", at)
-        about = {"schema": SCHEMA, "log": str(log), "organisation": organisation, "ocsp_url": ocsp_url}
-        (building / "log.vkey").write_text(f"{log}\n")
+        about = {"schema": SCHEMA, "organisation": organisation, "ocsp_url": ocsp_url}
         (building / "home.json").write_text(json.dumps(about, indent=1) + "\n")
     return open_home(path)
+
+
+def _follow(home: Home, ledger: Ledger, note: bytes, at: datetime) -> None:
+    """Say in the first entry which log this one goes on from: the last checkpoint that is believed."""
+    fields = {"change": "follow", "checkpoint": Note.parse(note).text, "note": note.decode()}
+    ledger.append([home.own.own_record(Kind.POLICY, fields)], at, home.sign_note)
 
 
 def _status_host(url: str) -> str:
@@ -365,7 +393,6 @@ def _issue(
         canonical(payload),
         secrets.token_bytes(32),
         pseudonym(salt, plan.spki),
-        (Lookup("spki", hashlib.sha256(plan.spki).digest()),),
     )
     (index,) = ledger.append([record], at, home.sign_note)
     # The entry is durable. A crash from here on leaves an issuance logged that never
@@ -375,10 +402,6 @@ def _issue(
 
 def _serial() -> int:
     return secrets.randbits(127) | 1 << 126
-
-
-def _url(path: Path) -> str:
-    return f"sqlite:///{path / 'ledger.db'}"
 
 
 def _content(path: Path) -> bytes:

@@ -13,7 +13,7 @@ from enum import Enum, auto
 
 import storage.errors
 from authn.evidence import Code, Credentials, Custody, Finding, Provenance
-from authn.keys import verify_ed25519
+from authn.keys import verify_note
 from storage.entry import Kind
 from storage.ledger import Ledger
 from storage.note import VerifierKey
@@ -29,10 +29,10 @@ _MOST_CANDIDATES = 16
 
 @dataclass(frozen=True, slots=True)
 class Book:
-    """A ledger opened for reading, its key, and the issuances already proven from it."""
+    """A ledger opened for reading, its keys, and the issuances already proven from it."""
 
     ledger: Ledger
-    key: VerifierKey
+    keys: tuple[VerifierKey, ...]
     issuances: dict[str, tuple[int, Custody | None]] = field(default_factory=dict)
 
 
@@ -44,13 +44,15 @@ class _Match(Enum):
     OTHER = auto()
 
 
-def weigh(found: Examined, book: Book | None, receipt: Receipt | None, key: VerifierKey | None) -> Recorded:
+def weigh(
+    found: Examined, book: Book | None, receipt: Receipt | None, keys: tuple[VerifierKey, ...]
+) -> Recorded:
     """Ask the receipt if one was given, else the ledger; a proof that fails is an answer, not an accident."""
     if found.provenance is None:
         return Recorded(LedgerState.NOT_CHECKED)
     try:
         if receipt is not None:
-            recorded = _by_receipt(found, receipt, key)
+            recorded = _by_receipt(found, receipt, keys)
         elif book is not None:
             with book.ledger.at_once():
                 recorded = _by_ledger(found, found.provenance, book)
@@ -61,37 +63,35 @@ def weigh(found: Examined, book: Book | None, receipt: Receipt | None, key: Veri
         return _silent(LedgerState.NOT_CHECKED, f"the ledger could not answer: {error}")
 
 
-def _by_receipt(found: Examined, receipt: Receipt, key: VerifierKey | None) -> Recorded:
-    if key is None:
+def _by_receipt(found: Examined, receipt: Receipt, keys: tuple[VerifierKey, ...]) -> Recorded:
+    if not keys:
         return _silent(LedgerState.NOT_CHECKED, "a receipt was given, but no ledger key to check it with")
     try:
-        receipt.check((key,), verify_ed25519)
+        origin = receipt.check(keys, verify_note).origin
     except storage.errors.Error as error:
         return _silent(LedgerState.CONFLICTING, f"the receipt does not hold: {error}")
     match = _match(found, receipt)
     if match is _Match.OTHER:
-        said = f"the receipt is for entry {receipt.proof.index} of {key.name}, which is about another file"
+        said = f"the receipt is for entry {receipt.proof.index} of {origin}, which is about another file"
         return dataclasses.replace(
-            _told(receipt, key, LedgerState.CONFLICTING),
+            _told(receipt, origin, LedgerState.CONFLICTING),
             findings=(Finding.fails(Code.LEDGER_INCLUDED, said),),
         )
-    return _answer(match, receipt, key)
+    return _answer(match, receipt, origin)
 
 
 def _by_ledger(found: Examined, provenance: Provenance, book: Book) -> Recorded:
     misleading: list[int] = []
     for index in _candidates(found, provenance, book.ledger):
         receipt = book.ledger.prove(index)
-        receipt.check((book.key,), verify_ed25519)
+        receipt.check(book.keys, verify_note)
         match = _match(found, receipt)
         if match is not _Match.OTHER:
-            return _answer(match, receipt, book.key)
+            return _answer(match, receipt, book.ledger.origin)
         if provenance.identity is not None and _claim_of(receipt) == provenance.identity.claim.hex():
-            said = (
-                f"entry {index} of {book.key.name} records this claim with another signature or certificate"
-            )
+            said = f"entry {index} of {book.ledger.origin} records this claim with another signature or certificate"
             return dataclasses.replace(
-                _told(receipt, book.key, LedgerState.CONFLICTING),
+                _told(receipt, book.ledger.origin, LedgerState.CONFLICTING),
                 findings=(Finding.fails(Code.LEDGER_INCLUDED, said),),
             )
         misleading.append(index)
@@ -100,7 +100,7 @@ def _by_ledger(found: Examined, provenance: Provenance, book: Book) -> Recorded:
         return _silent(LedgerState.UNKNOWN, f"{said}; run 'lightseal ledger audit'")
     said = "has no entry for this signature" if provenance.identity else "does not know these bytes"
     return dataclasses.replace(
-        _silent(LedgerState.UNKNOWN, f"the ledger {book.key.name} {said}"), origin=book.key.name
+        _silent(LedgerState.UNKNOWN, f"the ledger {book.ledger.origin} {said}"), origin=book.ledger.origin
     )
 
 
@@ -139,22 +139,22 @@ def _claim_of(receipt: Receipt) -> object:
     return parse_payload(receipt.payload).get("claim") if receipt.entry.kind is Kind.SIGN else None
 
 
-def _answer(match: _Match, receipt: Receipt, key: VerifierKey) -> Recorded:
-    place = f"entry {receipt.proof.index} of {key.name}"
+def _answer(match: _Match, receipt: Receipt, origin: str) -> Recorded:
+    place = f"entry {receipt.proof.index} of {origin}"
     if match is _Match.THIS_SIGNATURE:
         finding = Finding.holds(
             Code.LEDGER_INCLUDED, f"{place} records this signature; its inclusion was proven"
         )
-        return dataclasses.replace(_told(receipt, key, LedgerState.INCLUDED), findings=(finding,))
+        return dataclasses.replace(_told(receipt, origin, LedgerState.INCLUDED), findings=(finding,))
     finding = Finding.holds(
         Code.LEDGER_INCLUDED,
         f"{place} records exactly this media as what was signed; its inclusion was proven",
     )
-    return dataclasses.replace(_told(receipt, key, LedgerState.SIMILAR), findings=(finding,))
+    return dataclasses.replace(_told(receipt, origin, LedgerState.SIMILAR), findings=(finding,))
 
 
-def _told(receipt: Receipt, key: VerifierKey, state: LedgerState) -> Recorded:
-    return Recorded(state, receipt.proof.index, receipt.entry.logged_at, key.name)
+def _told(receipt: Receipt, origin: str, state: LedgerState) -> Recorded:
+    return Recorded(state, receipt.proof.index, receipt.entry.logged_at, origin)
 
 
 def _silent(state: LedgerState, said: str) -> Recorded:
@@ -169,7 +169,7 @@ def _with_issuance(recorded: Recorded, provenance: Provenance, book: Book) -> Re
     if spki not in book.issuances:
         for index in book.ledger.find("spki", bytes.fromhex(spki))[:_MOST_CANDIDATES]:
             receipt = book.ledger.prove(index)
-            receipt.check((book.key,), verify_ed25519)
+            receipt.check(book.keys, verify_note)
             payload = parse_payload(receipt.payload)
             if receipt.entry.kind is Kind.ISSUE and payload.get("spki") == spki:
                 custody = next((member for member in Custody if member.value == payload.get("custody")), None)

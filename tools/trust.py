@@ -155,6 +155,12 @@ def list_files(folder: Path) -> tuple[ListFile, ...]:
     return tuple(_installed(path) for path in paths)
 
 
+def require_installed(folder: Path, name: str) -> None:
+    """Refuse a name under which nothing is installed."""
+    if not os.path.lexists(_place_of(folder, name)):
+        raise _absent(folder, name)
+
+
 def remove(folder: Path, name: str) -> None:
     """Delete the file of exactly this list, whether or not it can be read; a link is deleted, not its target."""
     place = _place_of(folder, name)

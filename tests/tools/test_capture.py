@@ -59,7 +59,7 @@ def out(tmp_path: Path) -> Path:
 
 def test_what_is_written_is_recorded(desk: Desk, plain_jpeg: Path, out: Path) -> None:
     done = attempt(desk, plain_jpeg, out / "a.jpg", prepared(plain_jpeg))
-    assert entries(desk.home) == done.index + 1 == 7
+    assert entries(desk.home) == done.index + 2 == 8, "the signature, and its token"
     assert sorted(path.name for path in out.iterdir()) == ["a.jpg", "a.jpg.receipt"]
     assert done.receipt.stat().st_size < 32 << 10
     umask = os.umask(0)

@@ -423,7 +423,7 @@ def test_two_signers_at_once_both_succeed(
         assert (process.returncode, said) == (0, "")
     audited = lightseal("ledger", "audit", home=fresh_home)
     assert audited.returncode == 0
-    assert audited.stdout.startswith("30 entries")
+    assert audited.stdout.startswith("54 entries")
     assert lightseal("verify", *(tmp_path / "two").glob("*.jpg"), home=fresh_home).returncode == 0
 
 

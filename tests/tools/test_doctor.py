@@ -67,7 +67,7 @@ def test_a_file_missing_from_the_home_is_seen(home: Path, path: str, name: str) 
 
 
 @pytest.mark.parametrize("mode", [0o640, 0o604, 0o620, 0o611])
-@pytest.mark.parametrize("path", ["keys/log.pem", "service/key.pem"])
+@pytest.mark.parametrize("path", ["keys/issuing.pem", "service/key.pem"])
 def test_a_key_that_others_can_reach_is_named(home: Path, path: str, mode: int) -> None:
     (home / path).chmod(mode)
     keys = found(home)["keys"]

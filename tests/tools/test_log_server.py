@@ -1,0 +1,203 @@
+import base64
+import http.client
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+
+from authn.keys import verify_note
+from storage.checkpoint import open_checkpoint
+from storage.entry import Kind
+from storage.receipt import Receipt
+from tools.errors import HomeDamagedError, UsageError
+from tools.home import Home, create_home
+from tools.log_server import WRITERS, add_writer, remove_writer
+
+ROOT = Path(__file__).parents[2]
+PROGRAM = "from tools.cli import main; main()"
+Command = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+def now() -> datetime:
+    return datetime.now(UTC)
+
+
+@contextmanager
+def running(*arguments: object) -> Iterator[tuple[str, "subprocess.Popen[str]"]]:
+    """Start the command as its users do, and read its address from its first line."""
+    kept = {name: os.environ[name] for name in ("PATH", "LANG", "LD_LIBRARY_PATH") if name in os.environ}
+    process = subprocess.Popen(
+        [sys.executable, "-W", "error", "-c", PROGRAM, *map(str, arguments), "--port", "0"],
+        env={**kept, "PYTHONPATH": str(ROOT), "HOME": "/nonexistent"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert process.stdout is not None
+        yield process.stdout.readline().strip(), process
+    finally:
+        process.terminate()
+        process.communicate(timeout=60)
+
+
+@dataclass(frozen=True)
+class Reply:
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+
+def ask(url: str, path: str, body: bytes | None = None, token: str | None = None) -> Reply:
+    connection = http.client.HTTPConnection(urlsplit(url).netloc, timeout=30)
+    headers = {} if token is None else {"Authorization": f"Bearer {token}"}
+    try:
+        connection.request("GET" if body is None else "POST", path, body, headers)
+        response = connection.getresponse()
+        return Reply(response.status, dict(response.getheaders()), response.read())
+    finally:
+        connection.close()
+
+
+def submission(what: str, kind: str = "sign") -> bytes:
+    salt, key = (base64.b64encode(each).decode() for each in (what.encode().ljust(32, b"."), bytes(32)))
+    return json.dumps({"kind": kind, "payload": {"what": what}, "salt": salt, "key": key}).encode()
+
+
+@dataclass(frozen=True)
+class Served:
+    home: Home
+    url: str
+    token: str
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    """A home whose log is served, and takes entries from the writer `desk`."""
+    home = create_home(
+        tmp_path_factory.mktemp("served") / "home", "Served", "http://localhost:8461/ocsp/", now()
+    )
+    add_writer(home.path / WRITERS, "desk", "a token of the desk")
+    with running("--home", home.path, "ledger", "serve", "--adding") as (url, _):
+        yield Served(home, url, "a token of the desk")
+
+
+def test_its_first_line_is_its_address(served: Served) -> None:
+    parts = urlsplit(served.url)
+    assert (parts.scheme, parts.hostname, parts.path) == ("http", "127.0.0.1", "/")
+    assert parts.port
+
+
+def test_the_checkpoint_it_serves_is_the_homes_newest(served: Served) -> None:
+    reply = ask(served.url, "/checkpoint")
+    assert reply.status == 200
+    with served.home.ledger_to_read() as ledger:
+        assert reply.body.decode() == ledger.checkpoint()
+    assert open_checkpoint(reply.body, served.home.own.keys, verify_note)
+
+
+def test_an_added_entry_is_answered_with_a_receipt_that_holds(served: Served) -> None:
+    reply = ask(served.url, "/add?wait=receipt", submission("added"), served.token)
+    assert reply.status == 201, reply.body
+    receipt = Receipt.parse(reply.body.decode())
+    checkpoint = receipt.check(served.home.own.keys, verify_note)
+    assert receipt.payload == b'{"what":"added"}'
+    assert receipt.proof.index < checkpoint.size
+    # The same again is the same entry, and not another.
+    again = ask(served.url, "/add", submission("added"), served.token)
+    assert json.loads(again.body)["index"] == receipt.proof.index
+
+
+def test_the_home_goes_on_beside_its_server(served: Served) -> None:
+    index = served.home.own.record(Kind.POLICY, {"change": "beside the server"}, now())
+    reply = ask(served.url, "/add?wait=receipt", submission("after that"), served.token)
+    assert Receipt.parse(reply.body.decode()).proof.index > index
+    assert not served.home.audit().findings
+
+
+@pytest.mark.parametrize("token", [None, "", "another", "A token of the desk", "é"])
+def test_nobody_adds_without_a_known_token(served: Served, token: str | None) -> None:
+    with served.home.ledger_to_read() as ledger:
+        size = ledger.size
+    reply = ask(served.url, "/add", submission("unknown writer"), token)
+    assert reply.status == 401
+    assert json.loads(reply.body)["error"] == "unauthorised"
+    with served.home.ledger_to_read() as ledger:
+        assert ledger.size == size
+
+
+@pytest.mark.parametrize("kind", ["policy", "erase"])
+def test_a_writer_cannot_speak_for_the_operator(served: Served, kind: str) -> None:
+    # An entry that says that another was erased, or that the log is frozen, is the log's own to make.
+    with served.home.ledger_to_read() as ledger:
+        size = ledger.size
+    reply = ask(served.url, "/add", submission(f"in the operator's name: {kind}", kind), served.token)
+    assert (reply.status, json.loads(reply.body)["error"]) == (400, "kind-reserved")
+    with served.home.ledger_to_read() as ledger:
+        assert ledger.size == size
+
+
+def test_without_adding_nothing_is_taken_and_everything_is_read(home: Home) -> None:
+    with running("--home", home.path, "ledger", "serve") as (url, _):
+        assert ask(url, "/add", submission("x"), "a token").status in {404, 405}
+        assert ask(url, "/checkpoint").status == 200
+
+
+def test_a_writer_that_was_removed_adds_no_more(fresh_home: Home, lightseal: Command) -> None:
+    made = lightseal("ledger", "writer", "desk", home=fresh_home)
+    gone = lightseal("ledger", "writer", "gone", home=fresh_home)
+    assert (made.returncode, gone.returncode) == (0, 0), made.stderr
+    rights = fresh_home.path / WRITERS
+    assert rights.stat().st_mode & 0o777 == 0o600
+    # Who reads the file learns no token.
+    assert made.stdout.strip() not in rights.read_text()
+    assert lightseal("ledger", "writer", "gone", "--remove", home=fresh_home).returncode == 0
+    assert rights.stat().st_mode & 0o777 == 0o600
+    with running("--home", fresh_home.path, "ledger", "serve", "--adding") as (url, _):
+        assert ask(url, "/add", submission("by the desk"), made.stdout.strip()).status == 201
+        assert ask(url, "/add", submission("by who is gone"), gone.stdout.strip()).status == 401
+
+
+def test_the_list_of_writers_keeps_who_is_not_meant(tmp_path: Path) -> None:
+    rights = tmp_path / WRITERS
+    for name in ("a", "b", "c"):
+        add_writer(rights, name, f"token {name}")
+    with pytest.raises(UsageError):
+        remove_writer(rights, "d")
+    remove_writer(rights, "b")
+    assert sorted(json.loads(rights.read_bytes())) == ["a", "c"]
+    assert rights.stat().st_mode & 0o077 == 0
+
+
+@pytest.mark.parametrize("content", [b"", b"[]", b"{", b'{"desk": 7}', b"\xff", b"[" * 100_000])
+def test_a_damaged_list_of_writers_lets_nobody_in(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / WRITERS).write_bytes(content)
+    with pytest.raises(HomeDamagedError):
+        add_writer(tmp_path / WRITERS, "desk", "token")
+    assert (tmp_path / WRITERS).read_bytes() == content
+
+
+def test_a_port_that_is_taken_is_said(served: Served, lightseal: Command) -> None:
+    port = urlsplit(served.url).port
+    said = lightseal("ledger", "serve", "--port", port, home=served.home)
+    assert said.returncode == 1
+    assert "error[address-unusable]: 127.0.0.1 port " in said.stderr
+    assert len(said.stderr.splitlines()) == 2
+
+
+def test_it_ends_at_a_signal_without_a_trace(home: Home) -> None:
+    with running("--home", home.path, "ledger", "serve", "--adding") as (url, process):
+        assert ask(url, "/checkpoint").status == 200
+        process.terminate()
+        _, complaint = process.communicate(timeout=60)
+    assert complaint == ""
+    assert process.returncode in {0, 128 + 15, -15}
+    assert not home.audit().findings

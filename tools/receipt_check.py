@@ -1,0 +1,89 @@
+"""Check a receipt as a stranger would, years later: with the log's key, and no home and no network.
+
+What holds is said line by line, with what it rests on. A witness's time counts, since
+its witness is in the policy one chose; the log's own time is the operator's word.
+"""
+
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+
+from authn.evidence import Content, Credentials, Signature
+from authn.keys import verify_note
+from authn.plain import plain
+from storage.errors import MalformedError, ProofError
+from storage.note import VerifierKey
+from storage.payload import parse
+from storage.policy import Policy, open_witnessed
+from storage.receipt import Receipt
+from tools.check import Chosen, beliefs, check_files, log_keys, read_receipt
+from tools.verdict import Headline, Ledger, Verdict, exit_status, sentence
+
+NOT_HELD = exit_status(Headline.NOT_CHECKED)
+MAX_SHOWN_TIME = 253_402_300_799  # 9999-12-31T23:59:59Z
+
+
+def checked(
+    path: Path, key: str, media: Path | None, policy: Policy | None, now: datetime
+) -> tuple[list[str], int]:
+    """Return what to say of the receipt at `path`, and the exit status: 0 if all that was asked holds."""
+    keys, receipt = log_keys(key), read_receipt(path)
+    lines: list[str] = []
+    try:
+        lines += _recorded(receipt, keys)
+        if policy is not None:
+            lines += _witnessed(receipt, policy.trusting(keys))
+    except (ProofError, MalformedError) as error:
+        return [*lines, f"does not hold  {error} ({error.code})", f"next           {error.remedy}"], NOT_HELD
+    if media is None:
+        return [*lines, "media          not compared: none was given"], 0
+    with beliefs(None, Chosen(log_key=key), now) as held:
+        ((report, _),) = check_files([str(media)], held, receipt)
+    verdict = report.verdict
+    said = "; ".join(finding.explanation for finding in verdict.recorded.findings)
+    if verdict.recorded.state not in (Ledger.INCLUDED, Ledger.SIMILAR):
+        return [
+            *lines,
+            f"does not hold  {said or 'the media could not be compared with the receipt'}",
+        ], NOT_HELD
+    if not _unchanged(verdict):
+        changed = f"{sentence(verdict.headline)} [{verdict.headline.value}]"
+        return [*lines, f"media          {said}", f"does not hold  {changed}"], NOT_HELD
+    return [*lines, f"media          {said}"], 0
+
+
+def _unchanged(verdict: Verdict) -> bool:
+    """Whether the media is what was signed: an entry names a signature, which goes along when content is changed."""
+    found = verdict.provenance
+    if found is None or found.credentials is not Credentials.PRESENT:
+        return found is not None  # then the entry names the very bytes
+    return (found.content, found.signature) == (Content.INTACT, Signature.VALID)
+
+
+def _recorded(receipt: Receipt, keys: tuple[VerifierKey, ...]) -> Iterator[str]:
+    checkpoint = receipt.check(keys, verify_note)
+    entry = receipt.entry
+    yield f"recorded       entry {receipt.proof.index} of {checkpoint.origin}, in a tree of {checkpoint.size}: proven"
+    yield f"kind           {entry.kind.value}"
+    yield f"logged         {entry.logged_at:%Y-%m-%dT%H:%M:%SZ}, by the operator's own clock"
+    for field, value in sorted(parse(receipt.payload).items()):
+        yield f"payload        {plain(field, 100)} {plain(str(value), 300)}"
+    held = "kept with it; 'lightseal verify' judges it" if receipt.token else "none"
+    yield f"token          {held}"
+
+
+def _witnessed(receipt: Receipt, policy: Policy) -> Iterator[str]:
+    witnessed = open_witnessed(receipt.proof.note, policy, verify_note)
+    names = {witness.key: witness.name for witness in policy.witnesses}
+    for cosigner in witnessed.cosigners:
+        yield f"witnessed      by {names[cosigner.key]}, {_moment(cosigner.at) if cosigner.at else 'no time stated'}"
+    times = [cosigner.at for cosigner in witnessed.cosigners if cosigner.at]
+    if times:
+        yield f"not after      {_moment(min(times))}, by the earliest of these witnesses"
+
+
+def _moment(at: int) -> str:
+    """A witness may state any time up to 2^63 - 1, and a calendar ends before that."""
+    if at > MAX_SHOWN_TIME:
+        return f"{at} seconds after 1970"
+    return f"{datetime.fromtimestamp(at, UTC):%Y-%m-%dT%H:%M:%SZ}"
