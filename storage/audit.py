@@ -28,6 +28,7 @@ from storage.errors import (
     ProofError,
     UnknownEntryError,
 )
+from storage.growing import GrowingTree, Tile
 from storage.keyring import Sealer
 from storage.merkle import HASH_BYTES, TILE_HEIGHT, TILE_WIDTH, Frontier, leaf_hash, verify_consistency
 from storage.note import Note, VerifierKey, Verify
@@ -188,10 +189,9 @@ class _Audit:
                 f"The state is of an audit of {state.origin}, not of {self._head.origin}."
             )
         self._start = state.size
-        self._frontier = Frontier(state.size, state.frontier)
+        self._tree = GrowingTree(Frontier(state.size, state.frontier), state.tiles)
         self._published = self._published_at = 0
         self._last = state.time
-        self._open_tiles = {level: bytearray(hashes) for level, hashes in state.tiles.items()}
         self._findings: list[Divergence] = []
         self._omitted = self._unopened = self._expected_lookups = self._doubled = 0
         self._erased: set[int] = set()
@@ -213,11 +213,12 @@ class _Audit:
             self._submissions(rows, entries)
             self._secrets(rows, entries)
             for row in rows:
-                self._grow(leaf_hash(row.body))  # 2
-                while published is not None and published.size <= self._frontier.size:  # 3
+                for tile in self._tree.append(row.body):  # 2
+                    self._compare_tile(tile)
+                while published is not None and published.size <= self._tree.size:  # 3
                     self._checkpoint(published)
                     published = next(checkpoints, None)
-        size = self._frontier.size
+        size = self._tree.size
         if size < self._head.size:
             self._add(
                 Code.ENTRY_MISSING, size, f"Entry {size} is missing below the head's {self._head.size}."
@@ -243,13 +244,13 @@ class _Audit:
             str(self._head.origin),
             size,
             self._last,
-            self._frontier.nodes,
-            {level: bytes(hashes) for level, hashes in sorted(self._open_tiles.items()) if hashes},
+            self._tree.frontier,
+            {tile.level: tile.hashes for tile in self._tree.partial()},
         )
         return AuditReport(
             state.origin,
             size,
-            self._frontier.root(),
+            self._tree.root(),
             tuple(self._findings),
             self._omitted,
             self._start,
@@ -355,26 +356,14 @@ class _Audit:
             found |= {(row.tag, row.idx) for row in self._view.connection.execute(query)}
         return found
 
-    def _grow(self, leaf: bytes) -> None:
-        for node in self._frontier.append(leaf):
-            level, height = divmod(node.level, TILE_HEIGHT)
-            if height == 0:
-                hashes = self._open_tiles.setdefault(level, bytearray())
-                hashes += node.hash
-                if len(hashes) == HASH_BYTES * TILE_WIDTH:
-                    self._compare_tile(level, node.position // TILE_WIDTH, bytes(hashes))
-                    hashes.clear()
-
-    def _compare_tile(self, level: int, number: int, hashes: bytes) -> None:
-        first_leaf = number * TILE_WIDTH << TILE_HEIGHT * level
-        here = sa.and_(tables.tile.c.level == level, tables.tile.c.number == number)
+    def _compare_tile(self, tile: Tile) -> None:
+        here = sa.and_(tables.tile.c.level == tile.level, tables.tile.c.number == tile.number)
         stored = self._view.connection.scalar(sa.select(tables.tile.c.data).where(here))
         if stored is None:
-            self._add(Code.TILE_MISSING, first_leaf, f"Tile {level}/{number} is missing.")
-        elif stored != hashes:
-            self._add(
-                Code.TILE_DIFFERS, first_leaf, f"Tile {level}/{number} is not what its entries hash to."
-            )
+            self._add(Code.TILE_MISSING, tile.first, f"Tile {tile.level}/{tile.number} is missing.")
+        elif stored != tile.hashes:
+            said = f"Tile {tile.level}/{tile.number} is not what its entries hash to."
+            self._add(Code.TILE_DIFFERS, tile.first, said)
 
     def _checkpoints(self) -> Iterator[sa.Row[Any]]:
         for row in self._view.rows(tables.checkpoint, self._start):
@@ -383,7 +372,7 @@ class _Audit:
                     Code.CHECKPOINT_TIME, row.size, f"Checkpoint {row.size} is dated before its predecessor."
                 )
             self._published, self._published_at = row.size, max(row.time, self._published_at)
-            if row.size > self._start or row.size == self._frontier.size == 0:
+            if row.size > self._start or row.size == self._tree.size == 0:
                 yield row
 
     def _checkpoint(self, row: sa.Row[Any]) -> None:
@@ -395,24 +384,25 @@ class _Audit:
         except MalformedError as error:
             self._add(Code.CHECKPOINT_MALFORMED, row.size, f"Checkpoint {row.size}: {error}")
             return
-        size = self._frontier.size
+        size = self._tree.size
         if (checkpoint.size, checkpoint.origin) != (row.size, self._head.origin):
             said = f"Checkpoint {row.size} is one of another size or origin."
             self._add(Code.CHECKPOINT_MALFORMED, row.size, said)
         elif checkpoint.size != size:
             said = f"Checkpoint {row.size} was published; {size} entries are left."
             self._add(Code.CHECKPOINT_SIZE, row.size, said)
-        elif checkpoint != Checkpoint(checkpoint.origin, size, self._frontier.root()):
+        elif checkpoint != Checkpoint(checkpoint.origin, size, self._tree.root()):
             said = f"Checkpoint {row.size} has another root than its entries."
             self._add(Code.CHECKPOINT_ROOT, row.size, said)
 
     def _tiles(self) -> None:
-        size = self._frontier.size
+        size = self._tree.size
+        for tile in self._tree.partial():
+            if tile.level:
+                self._compare_tile(tile)
         levels = max(1, -(-size.bit_length() // TILE_HEIGHT))
         for level in range(levels):
             hashes = size >> TILE_HEIGHT * level
-            if level and hashes % TILE_WIDTH:
-                self._compare_tile(level, hashes // TILE_WIDTH, bytes(self._open_tiles[level]))
             count = hashes // TILE_WIDTH + (1 if level and hashes % TILE_WIDTH else 0)
             self._extra_tiles(sa.and_(tables.tile.c.level == level, tables.tile.c.number >= count))
         self._extra_tiles(tables.tile.c.level >= levels)
@@ -420,16 +410,16 @@ class _Audit:
     def _extra_tiles(self, where: sa.ColumnElement[bool]) -> None:
         query = sa.select(tables.tile.c.level, tables.tile.c.number).where(where)
         for row in self._view.connection.execute(query):
-            first_leaf = row.number * TILE_WIDTH << TILE_HEIGHT * row.level
-            self._add(Code.TILE_EXTRA, first_leaf, f"Tile {row.level}/{row.number} has no entries.")
+            first = Tile(row.level, row.number, b"").first
+            self._add(Code.TILE_EXTRA, first, f"Tile {row.level}/{row.number} has no entries.")
 
     def _check_head(self) -> None:
-        head, size = self._head, self._frontier.size
+        head, size = self._head, self._tree.size
         if head.size != size:
             self._add(Code.HEAD_SIZE, size, f"The head counts {head.size} entries; there are {size}.")
-        if head.root != self._frontier.root():
+        if head.root != self._tree.root():
             self._add(Code.HEAD_ROOT, size, "The head's root is not that of the entries.")
-        if head.frontier != b"".join(self._frontier.nodes):
+        if head.frontier != b"".join(self._tree.frontier):
             self._add(Code.HEAD_FRONTIER, size, "The head's frontier is not that of the entries.")
         if head.size != self._published:
             self._add(Code.CHECKPOINT_MISSING, head.size, f"The head's {head.size} has no checkpoint.")
@@ -447,9 +437,9 @@ class _Audit:
                 Code.SECRET_ORPHAN, index, f"A row of secret points to entry {index}, which is not there."
             )
         count = connection.scalar(sa.select(sa.func.count()).select_from(tables.submission)) or 0
-        if count > self._frontier.size - self._doubled:
-            said = f"{count} commitments are indexed; {self._frontier.size} entries need fewer."
-            self._add(Code.SUBMISSION_EXTRA, self._frontier.size, said)
+        if count > self._tree.size - self._doubled:
+            said = f"{count} commitments are indexed; {self._tree.size} entries need fewer."
+            self._add(Code.SUBMISSION_EXTRA, self._tree.size, said)
         same = tables.witnessed.outerjoin(
             tables.checkpoint, tables.checkpoint.c.size == tables.witnessed.c.size
         )
@@ -487,7 +477,7 @@ class _Audit:
             return set()  # reported where the entries were walked
 
     def _check_guard(self) -> None:
-        kept, size, root = self._means.remembered, self._frontier.size, self._frontier.root()
+        kept, size, root = self._means.remembered, self._tree.size, self._tree.root()
         if kept is None:
             return
         try:

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
-from storage.errors import DiskFullError, LedgerError, ReadOnlyError
+from storage.errors import DiskFullError, FileFailedError, LedgerError, ReadOnlyError
 
 OWNER_ONLY = 0o600
 NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
@@ -88,6 +88,8 @@ def explaining(path: Path, missing: type[LedgerError]) -> Iterator[None]:
     """Name in our words what the system refused: no file, no permission, no room."""
     try:
         yield
+    except FileExistsError:
+        raise  # the caller knows what was to be made
     except FileNotFoundError as error:
         raise missing(f"There is no file {path}.") from error
     except OSError as error:
@@ -95,7 +97,7 @@ def explaining(path: Path, missing: type[LedgerError]) -> Iterator[None]:
             raise DiskFullError(f"There is no room to write {path}.") from error
         if isinstance(error, PermissionError) or error.errno == errno.EROFS:
             raise ReadOnlyError(f"The system does not let us use {path}: {error.strerror}.") from error
-        raise
+        raise FileFailedError(f"The system failed on {path}: {error.strerror}.") from error
 
 
 @contextmanager

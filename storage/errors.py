@@ -110,6 +110,13 @@ class DiskFullError(LedgerError):
     remedy = "Free some space where the ledger lies and try again."
 
 
+class FileFailedError(LedgerError):
+    """A file beside the database could not be read, written or synced."""
+
+    code = "ledger-file-failed"
+    remedy = "Look at the disk; submit the same records again when it is sound: none is ever recorded twice."
+
+
 class ReadOnlyError(LedgerError):
     """The ledger was opened, or is stored, so that it cannot be written."""
 

@@ -4,6 +4,7 @@ Pure, in a flat amount of memory: what an audit or a backup derives from bodies,
 held against the tiles that somebody keeps.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from storage.merkle import HASH_BYTES, TILE_HEIGHT, TILE_WIDTH, Frontier, leaf_hash
@@ -29,11 +30,11 @@ class Tile:
 
 
 class GrowingTree:
-    """The tree of the bodies so far."""
+    """The tree of the bodies so far; `frontier` and `tiles`, those in growth, say where it goes on."""
 
-    def __init__(self) -> None:
-        self._frontier = Frontier()
-        self._open: dict[int, bytearray] = {}
+    def __init__(self, frontier: Frontier | None = None, tiles: Mapping[int, bytes] | None = None) -> None:
+        self._frontier = frontier or Frontier()
+        self._open = {level: bytearray(hashes) for level, hashes in (tiles or {}).items()}
 
     @property
     def size(self) -> int:
@@ -43,6 +44,11 @@ class GrowingTree:
     def root(self) -> bytes:
         """Return the root of the tree."""
         return self._frontier.root()
+
+    @property
+    def frontier(self) -> tuple[bytes, ...]:
+        """The roots of its perfect subtrees, largest first."""
+        return self._frontier.nodes
 
     def append(self, body: bytes) -> list[Tile]:
         """Add an entry; return each full tile that it completed, lowest first."""

@@ -124,7 +124,10 @@ def insert(connection: sa.Connection, table: sa.Table, rows: Sequence[tuple[Any,
 
 def translated(error: BaseException | None) -> LedgerError:
     """Say whose fault a failure of the database was (sqlite.org/rescode.html)."""
-    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+    extended = getattr(error, "sqlite_errorcode", 0)
+    if extended == sqlite3.SQLITE_IOERR_SHMSIZE:  # opening needs some room as well
+        return DiskFullError("There is no room for the index of the ledger's write-ahead log.")
+    code = extended & 0xFF
     if code == sqlite3.SQLITE_ERROR and str(error).startswith("no such"):
         return LedgerForeignError("The file is a database, but not a ledger of this revision.")
     return _FAULTS.get(code, LedgerError)(f"The ledger's database answered: {error}.")

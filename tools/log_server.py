@@ -78,7 +78,7 @@ def log_service(home: Home, service: Service) -> Iterator[App]:
         reading = stack.enter_context(home.ledger_to_read())
         if service.policy is not None and witnessing:
             require_not_behind(reading, service.policy)
-            publisher = _Publisher(writing, service.policy, service.interval)
+            publisher = _Publisher(home, writing, service)
             stack.enter_context(publisher)
         sign = home.own.signer()
 
@@ -169,8 +169,9 @@ class _Publisher:
     which nothing is recorded any more.
     """
 
-    def __init__(self, ledger: Ledger, policy: Policy, interval: float) -> None:
-        self._ledger, self._policy, self._interval = ledger, policy, interval
+    def __init__(self, home: Home, ledger: Ledger, service: Service) -> None:
+        self._home, self._ledger = home, ledger
+        self._policy, self._interval = service.policy, service.interval
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._run, name="publisher")
         self.alarm: RolledBackError | None = None
@@ -188,7 +189,9 @@ class _Publisher:
     def _run(self) -> None:
         while not self._ended.wait(self._interval):
             try:
-                witness_once(self._ledger, self._policy)
+                if self._policy is not None:
+                    # The log's keys as they are now: a server outlives rotations.
+                    witness_once(self._ledger, self._policy.trusting(self._home.own.as_saved().keys))
             except EmptyLedgerError:
                 continue
             except RolledBackError as error:

@@ -71,8 +71,12 @@ class OwnLog:
         log = cls(home, keys, keys, database, guard)
         Keyring.create(log.keyring_path, secrets.token_bytes(32))
         Guard.create(log.guard_path, origin, log.open_note)
-        Ledger.create(log.url, origin, log.sealer()).close()
-        log.save()
+        try:
+            Ledger.create(log.url, origin, log.sealer()).close()
+            log.save()
+        except BaseException:
+            log.guard_path.unlink(missing_ok=True)  # it may lie elsewhere, where nobody else takes it away
+            raise
         return log
 
     @classmethod
@@ -221,7 +225,11 @@ class OwnLog:
         if sum(key.algorithm is Algorithm.ED25519 for key in self.signing) > 1:
             raise RotationError("a rotation has begun already, and both keys sign")
         key = _new_key(self.home, self.origin, Algorithm.ED25519)
-        self.record(Kind.POLICY, {"change": "rotate-key", "key": str(key)}, at)
+        try:
+            self.record(Kind.POLICY, {"change": "rotate-key", "key": str(key)}, at)
+        except BaseException:
+            _key_path(self.home, key).unlink(missing_ok=True)  # it never signed
+            raise
         rotated = replace(self, keys=(*self.keys, key), signing=(*self.signing, key))
         rotated.save()
         return rotated

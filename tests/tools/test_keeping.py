@@ -14,7 +14,6 @@ from storage.backup import BackupExistsError
 from storage.cosignature import cosign
 from storage.entry import Kind
 from storage.errors import (
-    ErasedEntryError,
     LedgerForeignError,
     LedgerFrozenError,
     LedgerMissingError,

@@ -204,6 +204,7 @@ class TestRotation:
         with pytest.raises(LedgerFrozenError):
             fresh_home.own.begin_rotation(now())
         assert (fresh_home.path / "ledger.json").read_bytes() == about
+        assert len(list((fresh_home.path / "keys").glob("log-*.pem"))) == 1
         require_sound(fresh_home)
 
 

@@ -259,6 +259,31 @@ def test_without_one_of_two_witnesses_the_old_checkpoint_stays_and_adding_goes_o
             time.sleep(0.1)
 
 
+def test_a_rotation_needs_no_new_server_and_witnesses_that_know_the_new_key(tmp_path: Path) -> None:
+    with grouped(tmp_path) as group, ExitStack() as stack:
+        arguments = ["--home", group.home.path, "ledger", "serve", "--adding", "--port", 0]
+        arguments += ["--witnesses", group.policy_file]
+        url, _ = stack.enter_context(running(*arguments))
+        assert ask(url, "/add?wait=witness", submission("before"), TOKEN).status == 201
+        begun = group.home.own.begin_rotation(now())
+        assert ask(url, "/add?wait=witness", submission("during"), TOKEN).status == 201
+        published = (group.home.path / "log.vkey").read_text()
+        for folder, process, address in zip(group.folders, group.processes, group.urls, strict=True):
+            process.terminate()
+            process.wait(timeout=60)
+            port = urlsplit(address).port
+            arguments = ["witness", "serve", folder.path, "--log", published, "--port", port]
+            stack.enter_context(running(*arguments))
+        begun.end_rotation(now())
+        reply = ask(url, "/add?wait=witness", submission("after"), TOKEN)
+        assert reply.status == 201, reply.body
+        (tmp_path / "a.receipt").write_bytes(reply.body)
+        policy = Policy.parse(group.policy_file.read_text())
+        old, new = published.split()
+        assert checked(tmp_path / "a.receipt", new, None, policy, now())[1] == 0
+        assert checked(tmp_path / "a.receipt", old, None, policy, now())[1] == NOT_HELD
+
+
 def test_a_witness_cosigns_for_no_log_that_it_was_not_told_of(group: Group, home: Home) -> None:
     with home.ledger_to_read() as ledger:
         note = Note.parse(ledger.checkpoint().encode())
