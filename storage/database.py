@@ -17,8 +17,8 @@ import sqlalchemy as sa
 from storage import tables
 from storage.errors import (
     DriverMissingError,
+    LedgerAddressError,
     LedgerForeignError,
-    LedgerMissingError,
     LedgerOutdatedError,
 )
 
@@ -144,7 +144,7 @@ def _of(engine: sa.Engine) -> ModuleType:
 def _module(url: str) -> ModuleType:
     scheme = url.partition(":")[0]
     if scheme not in _ENGINES:
-        raise LedgerMissingError(
+        raise LedgerAddressError(
             "The ledger's address is not of the form sqlite:///path or postgresql://host/name."
         )
     return _loaded(scheme)

@@ -155,6 +155,13 @@ class EmptyLedgerError(UnknownEntryError):
     remedy = "Record something first."
 
 
+class NotWitnessedError(EmptyLedgerError):
+    """No checkpoint was cosigned by enough witnesses yet."""
+
+    code = "ledger-not-witnessed"
+    remedy = "Have the newest one cosigned: 'lightseal ledger cosign --witnesses POLICY'."
+
+
 class ErasedEntryError(UnknownEntryError):
     """The entry is there, but its payload and salt were erased."""
 

@@ -17,13 +17,13 @@ from storage import database, tables
 from storage.checkpoint import Checkpoint
 from storage.entry import SALT_BYTES, Entry, Kind
 from storage.errors import (
-    EmptyLedgerError,
     ErasedEntryError,
     LedgerDamagedError,
     LedgerError,
     LedgerForeignError,
     LedgerSealedError,
     MalformedError,
+    NotWitnessedError,
     ProofError,
     ReadOnlyError,
     UnerasableError,
@@ -228,7 +228,7 @@ class Ledger:
         with self._view() as view:
             note = view.witnessed()
         if note is None:
-            raise EmptyLedgerError("No checkpoint was witnessed yet.")
+            raise NotWitnessedError("No checkpoint was witnessed yet.")
         return note.decode()
 
     def prove(self, index: int) -> Receipt:

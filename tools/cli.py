@@ -121,7 +121,8 @@ def init(
     after: Path | None,
 ) -> None:
     """Make a home: ledger, keys, private CA, time-stamp unit and trust lists. Twice changes nothing."""
-    from storage.note import Algorithm
+    from storage.note import MAX_NOTE_BYTES, Algorithm
+    from tools.check import bounded
     from tools.home import LogPlan, create_home, open_home
 
     path = home_path(context)
@@ -133,7 +134,7 @@ def init(
             (Algorithm.ED25519, Algorithm.ML_DSA_44) if post_quantum else (Algorithm.ED25519,),
             database,
             None if guard is None else str(guard.absolute()),
-            None if after is None else after.read_bytes(),
+            None if after is None else bounded(after, MAX_NOTE_BYTES, "checkpoint"),
         )
         home = create_home(path, organisation, ocsp_url, now(), plan)
         click.echo(f"Made a home at {path}.")

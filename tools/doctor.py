@@ -218,6 +218,8 @@ def _ledger_place(home: Path) -> Path:
 def _open_ledger(path: Path) -> str:
     from tools.own_log import FILE, OwnLog  # noqa: PLC0415
 
+    if not path.with_name(FILE).exists():
+        raise tools.errors.HomeOutdatedError("it was made by an earlier version")
     own = OwnLog.open(path.parent, path.with_name(FILE).read_bytes())
     remembered = own.guard().newest()
     with own.reader() as ledger:

@@ -32,6 +32,7 @@ import storage.witness
 import storage.witnessing
 import tools.acceptance
 import tools.errors
+import tools.log_server
 import tools.postgres
 from authn.evidence import Code
 from authn.plain import plain

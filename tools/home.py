@@ -40,6 +40,7 @@ from authn.revocation import host_of
 from authn.timestamp.authority import Authority, serials_from
 from authn.trust import Purpose, TrustList
 from storage.audit import AuditReport, AuditState
+from storage.checkpoint import Checkpoint
 from storage.entry import Kind
 from storage.ledger import Ledger
 from storage.note import Algorithm, Note, VerifierKey
@@ -293,7 +294,8 @@ def create_home(
 
 def _follow(home: Home, ledger: Ledger, note: bytes, at: datetime) -> None:
     """Say in the first entry which log this one goes on from: the last checkpoint that is believed."""
-    fields = {"change": "follow", "checkpoint": Note.parse(note).text, "note": note.decode()}
+    followed = Checkpoint.parse(Note.parse(note).text)
+    fields = {"change": "follow", "checkpoint": str(followed), "note": note.decode()}
     ledger.append([home.own.own_record(Kind.POLICY, fields)], at, home.sign_note)
 
 

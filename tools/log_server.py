@@ -52,7 +52,7 @@ class KindReservedError(MalformedError):
 
     code = "kind-reserved"
     remedy = (
-        "Add entries of the kinds issue, sign, token and revoke; the others are made by 'lightseal' itself."
+        "Add entries of the kinds sign, token and revoke; the others are made by 'lightseal' itself."
     )
 
 
@@ -100,7 +100,7 @@ def log_service(home: Home, service: Service) -> Iterator[App]:
 def _require_writers_own(records: Sequence[Record]) -> None:
     """Refuse what only the operator may say: audits and restored backups believe these kinds."""
     for record in records:
-        if record.kind in (Kind.POLICY, Kind.ERASE):
+        if record.kind not in (Kind.SIGN, Kind.TOKEN, Kind.REVOKE):
             raise KindReservedError(f"An entry of kind {record.kind} is the log's own to make.")
 
 

@@ -9,6 +9,7 @@ import secrets
 from pathlib import Path
 
 from authn.errors import KeyFileError
+from authn.keys import open_key, store_key
 from storage.checkpoint import Checkpoint
 from storage.errors import MalformedKeyError
 from storage.guard import Guard
@@ -44,7 +45,7 @@ def _from_first(path: Path) -> Migrated:
     if not old.exists():
         raise KeyFileError(f"{old} is missing")
     if not new.exists():
-        new.hardlink_to(old)
+        store_key(new, open_key(f"file:{old}"), None)
     if not own.keyring_path.exists():
         Keyring.create(own.keyring_path, secrets.token_bytes(32))
     migrated = migrate(own.url, own.sealer())

@@ -205,12 +205,11 @@ class TestFreezing:
     ) -> None:
         (tmp_path / "last").write_bytes(content)
         said = command("init", "--after", tmp_path / "last", home=tmp_path / "next")
-        assert said.status == 1, said
+        assert said.status in (1, 2), said
         assert said.err.startswith("error["), said.err
         assert len(said.err.splitlines()) == 2
         assert [path.name for path in tmp_path.iterdir()] == ["last"]
 
-    @pytest.mark.xfail(strict=True, reason="init --after takes any signed note for a checkpoint")
     def test_a_signed_note_that_is_no_checkpoint_begins_nothing(
         self, command: Command, fresh_home: Home, tmp_path: Path
     ) -> None:
@@ -221,7 +220,6 @@ class TestFreezing:
         )
         assert not (tmp_path / "next").exists()
 
-    @pytest.mark.xfail(strict=True, reason="init --after reads its file without a bound, and names no file")
     def test_a_predecessor_that_cannot_be_read_is_said(self, command: Command, tmp_path: Path) -> None:
         require_error(
             command("init", "--after", tmp_path / "nothing", home=tmp_path / "next"), "file-unreadable"
@@ -332,7 +330,7 @@ class TestAskedWrongly:
             (["show", "99"], "entry-unknown", 1),
             (["prove", "99"], "entry-unknown", 1),
             (["prove", "99", "--format", "cose"], "entry-unknown", 1),
-            (["checkpoint", "--witnessed"], "ledger-empty", 1),
+            (["checkpoint", "--witnessed"], "ledger-not-witnessed", 1),
             (["cosign", "--witnesses", "none.policy"], "usage", 2),
             (["cosign", "--witnesses", "bad.policy"], "policy-malformed", 1),
             (["cosign", "--witnesses", "binary.policy"], "file-unreadable", 1),
@@ -429,7 +427,6 @@ class TestOutdated:
         assert command("ledger", "audit", home=old).status == 0
         assert "already" in command("ledger", "migrate", home=old).out
 
-    @pytest.mark.xfail(strict=True, reason="doctor says of an outdated home that its ledger cannot be read")
     def test_doctor_tells_it_too(self, command: Command, old: Path) -> None:
         said = command("doctor", home=old)
         assert said.status == 0, said
