@@ -19,6 +19,7 @@ import sqlalchemy as sa
 from storage import base64text, database, tables
 from storage import payload as payloads
 from storage.checkpoint import Checkpoint, open_checkpoint
+from storage.derivation import DerivedTile, DerivedTree
 from storage.entry import SALT_BYTES, Entry, Kind, commitment
 from storage.errors import (
     LedgerDamagedError,
@@ -28,7 +29,6 @@ from storage.errors import (
     ProofError,
     UnknownEntryError,
 )
-from storage.growing import GrowingTree, Tile
 from storage.keyring import Sealer
 from storage.merkle import HASH_BYTES, TILE_HEIGHT, TILE_WIDTH, Frontier, leaf_hash, verify_consistency
 from storage.note import Note, VerifierKey, Verify
@@ -189,7 +189,7 @@ class _Audit:
                 f"The state is of an audit of {state.origin}, not of {self._head.origin}."
             )
         self._start = state.size
-        self._tree = GrowingTree(Frontier(state.size, state.frontier), state.tiles)
+        self._tree = DerivedTree(Frontier(state.size, state.frontier), state.tiles)
         self._published = self._published_at = 0
         self._last = state.time
         self._findings: list[Divergence] = []
@@ -356,7 +356,7 @@ class _Audit:
             found |= {(row.tag, row.idx) for row in self._view.connection.execute(query)}
         return found
 
-    def _compare_tile(self, tile: Tile) -> None:
+    def _compare_tile(self, tile: DerivedTile) -> None:
         here = sa.and_(tables.tile.c.level == tile.level, tables.tile.c.number == tile.number)
         stored = self._view.connection.scalar(sa.select(tables.tile.c.data).where(here))
         if stored is None:
@@ -410,7 +410,7 @@ class _Audit:
     def _extra_tiles(self, where: sa.ColumnElement[bool]) -> None:
         query = sa.select(tables.tile.c.level, tables.tile.c.number).where(where)
         for row in self._view.connection.execute(query):
-            first = Tile(row.level, row.number, b"").first
+            first = DerivedTile(row.level, row.number, b"").first
             self._add(Code.TILE_EXTRA, first, f"Tile {row.level}/{row.number} has no entries.")
 
     def _check_head(self) -> None:

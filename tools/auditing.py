@@ -5,13 +5,13 @@ from pathlib import Path
 
 from authn.keys import verify_note
 from storage.audit import AuditReport, AuditState
-from storage.audit_foreign import Bodies, audit_source
 from storage.checkpoint import Checkpoint, open_checkpoint
-from storage.follow import Follower, Unreadable, watch
+from storage.foreign.audit import Bodies, audit_source
+from storage.foreign.follow import Follower, Unreadable, watch
+from storage.foreign.source import HttpSource
 from storage.ledger import Ledger
 from storage.merkle import Frontier, leaf_hash
 from storage.note import VerifierKey
-from storage.source import HttpSource
 from tools.check import bounded, log_keys
 from tools.home import Home
 from tools.output import put_whole

@@ -106,7 +106,7 @@ def audit_ledger(
     context: click.Context, url: str | None, log_key: str | None, state: Path | None, *, opaque: bool
 ) -> None:
     """Derive the whole ledger again from its entries and name the first divergence."""
-    from storage.audit_foreign import Bodies
+    from storage.foreign.audit import Bodies
     from tools.auditing import audit_foreign, audit_home
 
     if url is not None:

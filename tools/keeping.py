@@ -2,15 +2,15 @@
 
 from pathlib import Path
 
-from storage.backup import BackupFacts, SealedSecret, write
+from storage.backup.database import DatabaseSnapshot, refill
+from storage.backup.read import Entries, Part, Secrets, check, read
+from storage.backup.write import BackupFacts, SealedSecret, write
 from storage.entry import SALT_BYTES, Entry, Kind
 from storage.errors import LedgerForeignError, LedgerMissingError
 from storage.keyring import Keyring
 from storage.ledger import Ledger
 from storage.merkle import Frontier, leaf_hash
 from storage.payload import parse
-from storage.restore import Entries, Part, Secrets, check, read
-from storage.restoring import DatabaseSnapshot, refill
 from tools.errors import BackupOldError, BackupOtherError
 from tools.home import Home
 

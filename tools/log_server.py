@@ -26,7 +26,7 @@ from storage.merkle import verify_consistency
 from storage.policy import Policy
 from storage.record import Record
 from storage.view import parsed
-from storage.witnessing import (
+from storage.witness.client import (
     Collected,
     RolledBackError,
     Submission,
@@ -51,9 +51,7 @@ class KindReservedError(MalformedError):
     """A writer asked for an entry that speaks for the operator."""
 
     code = "kind-reserved"
-    remedy = (
-        "Add entries of the kinds sign, token and revoke; the others are made by 'lightseal' itself."
-    )
+    remedy = "Add entries of the kinds sign, token and revoke; the others are made by 'lightseal' itself."
 
 
 @dataclass(frozen=True, slots=True)

@@ -102,7 +102,9 @@ def _panel(panel: Panel, at: int) -> Iterator[str]:
         yield f'<path d="M{line}" fill="none" stroke="{colour}" stroke-width="2"{dashed}/>'
         yield f'<g fill="{colour}">'
         yield from (f'<circle cx="{x:.1f}" cy="{y:.1f}" r="2.6"/>' for x, y in placed)
-        yield f'<text x="{placed[-1][0] + 8:.1f}" y="{y + 4:.1f}">{escape(series.name)}</text></g>'
+        at_end = f'x="{placed[-1][0] + 8:.1f}" y="{y + 4:.1f}"'
+        halo = 'paint-order="stroke" stroke="#fff" stroke-width="4"'  # where another line goes on behind it
+        yield f"<text {at_end} {halo}>{escape(series.name)}</text></g>"
 
 
 def _decades(values: Sequence[float]) -> tuple[float, float]:

@@ -15,7 +15,7 @@ from typing import Self
 from authn.keys import LogKey, generate_ed25519, open_key, store_key, verify_note
 from storage.errors import MalformedKeyError
 from storage.note import Algorithm, VerifierKey, is_key_name
-from storage.witness import CosigningKey, Witness
+from storage.witness.memory import CosigningKey, Witness
 from tools.errors import OutputExistsError, UsageError, WitnessMissingError
 from tools.output import put_whole
 from tools.serving import App
@@ -60,7 +60,7 @@ class WitnessFolder:
     @contextmanager
     def service(self, logs: Sequence[VerifierKey]) -> Iterator[App]:
         """Open the memory, and cosign for these logs."""
-        from storage.witness_app import witness_app  # noqa: PLC0415 - only who serves pays for it
+        from storage.witness.app import witness_app  # noqa: PLC0415 - only who serves pays for it
 
         known: dict[str, list[VerifierKey]] = {}
         for key in logs:

@@ -23,7 +23,7 @@ from storage.ledger import Ledger
 from storage.merkle import verify_consistency
 from storage.note import Algorithm, Note, VerifierKey
 from storage.record import Record
-from storage.witness import Answer, CosigningKey, Request, Witness
+from storage.witness.memory import Answer, CosigningKey, Request, Witness
 
 AT = datetime(2026, 11, 25, 8, tzinfo=UTC)
 

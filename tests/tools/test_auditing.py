@@ -12,10 +12,10 @@ import pytest
 import storage.errors
 import tools.errors
 from authn.keys import LogKey, generate_ed25519
-from storage.audit_foreign import Bodies
 from storage.entry import Kind
 from storage.errors import ProofError
-from storage.follow import ForeignRolledBackError
+from storage.foreign.audit import Bodies
+from storage.foreign.follow import ForeignRolledBackError
 from storage.note import VerifierKey
 from tools.auditing import audit_foreign, audit_home, uses
 from tools.home import Home, create_home, open_home

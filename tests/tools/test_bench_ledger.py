@@ -1,6 +1,7 @@
 """The ledger's bench: what it promises to measure is measured, and what it checks is checked. No times here."""
 
 import dataclasses
+import os
 from collections import Counter
 from pathlib import Path
 
@@ -102,6 +103,17 @@ def test_an_entry_that_is_lost_or_doubled_would_be_counted(tmp_path: Path) -> No
         for acknowledged, lost in cases.items():
             site = bench_ledger._Site("http://127.0.0.1:1", "token", tmp_path, Counter(acknowledged))
             assert next(bench_ledger._kept_rows(bed, site)).samples == (lost,)
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="this system pins no process to a core")
+@pytest.mark.skipif(postgres.programs() is None, reason=MISSING)
+def test_the_server_shares_the_one_core_that_is_measured(tmp_path: Path) -> None:
+    before = os.sched_getaffinity(0)
+    with bench_ledger._pinned():
+        (core,) = os.sched_getaffinity(0)
+        with postgres.running(tmp_path) as server:
+            assert os.sched_getaffinity(server.pid) == {core}
+    assert os.sched_getaffinity(0) == before
 
 
 def test_the_pace_counts_slow_batches_for_as_long_as_they_took() -> None:

@@ -10,7 +10,7 @@ import pytest
 import storage.errors
 import tools.errors
 from authn.keys import LogKey, generate_ed25519
-from storage.backup import BackupExistsError
+from storage.backup.write import BackupExistsError
 from storage.cosignature import cosign
 from storage.entry import Kind
 from storage.errors import (

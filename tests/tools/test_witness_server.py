@@ -20,8 +20,8 @@ from storage.entry import Kind
 from storage.errors import ProofError
 from storage.note import Note
 from storage.policy import Policy, open_witnessed
-from storage.witness import Request
-from storage.witnessing import RolledBackError, WitnessesMissingError
+from storage.witness.client import RolledBackError, WitnessesMissingError
+from storage.witness.memory import Request
 from tools.errors import OutputExistsError, UsageError, WitnessMissingError
 from tools.home import Home, create_home, open_home
 from tools.log_server import WRITERS, add_writer, require_not_behind, witness_once

@@ -23,14 +23,14 @@ from storage.cosignature import cosigners
 from storage.errors import NoteSignatureError
 from storage.note import Algorithm, Note, Signature, VerifierKey
 from storage.policy import Policy, QuorumMissingError, open_witnessed
-from storage.witness import CosigningKey, Request, Witness
-from storage.witnessing import (
+from storage.witness.client import (
     Collected,
     RolledBackError,
     Submission,
     collect,
     over_http,
 )
+from storage.witness.memory import CosigningKey, Request, Witness
 
 HERE = Path(__file__).parent
 SECONDS = 20.0

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import IO, Any, Final
 
 from storage import base64text
-from storage.backup import (
+from storage.backup.write import (
     FORMAT,
     MAX_MEMBERS,
     MAX_SEALED_BYTES,
@@ -31,10 +31,10 @@ from storage.backup import (
     member_names,
 )
 from storage.checkpoint import MAX_SIZE, Checkpoint
+from storage.derivation import DerivedTile, DerivedTree
 from storage.errors import Error, MalformedError, ProofError
-from storage.growing import GrowingTree, Tile
+from storage.foreign.source import MAX_BUNDLE_BYTES, MAX_CHECKPOINT_BYTES, unpack
 from storage.merkle import EMPTY_ROOT, TILE_WIDTH
-from storage.source import MAX_BUNDLE_BYTES, MAX_CHECKPOINT_BYTES, unpack
 from storage.tile import bundle_path, tile_path
 
 _MAX_HEAD_BYTES: Final = 1 << 12
@@ -192,7 +192,7 @@ class _Reader:
 
     def entries(self) -> Iterator[Entries | Published | Witnessed]:
         """Grow the tree from the bodies and hold tiles and notes against it."""
-        size, tree = self._head.size, GrowingTree()
+        size, tree = self._head.size, DerivedTree()
         newest: Published | None = None
         notes = heapq.merge(
             self._notes("notes.jsonl", Published),
@@ -261,7 +261,7 @@ class _Reader:
                 raise MalformedBackupError("A member of the file is packed otherwise than we would.")
             at = end
 
-    def _tile(self, tile: Tile) -> None:
+    def _tile(self, tile: DerivedTile) -> None:
         if self._member(tile_path(tile.level, tile.number, tile.width), len(tile.hashes)) != tile.hashes:
             raise BackupProofError(f"Tile {tile.level}/{tile.number} is not what its entries hash to.")
 

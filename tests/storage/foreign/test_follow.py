@@ -18,13 +18,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from storage import follow
 from storage.audit import Code
-from storage.audit_foreign import Bodies, audit_source
 from storage.checkpoint import Checkpoint, open_checkpoint
 from storage.entry import Entry, Kind
 from storage.errors import Error, MalformedError, NoteSignatureError
-from storage.follow import (
+from storage.foreign import follow
+from storage.foreign.audit import Bodies, audit_source
+from storage.foreign.follow import (
     KEEP_EVERY,
     EquivocationError,
     FollowBusyError,
@@ -39,16 +39,16 @@ from storage.follow import (
     Use,
     watch,
 )
-from storage.merkle import EMPTY_ROOT, Frontier, leaf_hash
-from storage.note import VerifierKey
-from storage.proven import ProvenTiles, UnprovenTileError
-from storage.source import (
+from storage.foreign.proven import ProvenTiles, UnprovenTileError
+from storage.foreign.source import (
     FolderSource,
     HttpSource,
     SourceAnswerError,
     SourceMissingError,
     SourceUnreachableError,
 )
+from storage.merkle import EMPTY_ROOT, Frontier, leaf_hash
+from storage.note import VerifierKey
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -588,9 +588,9 @@ from pathlib import Path
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from storage.checkpoint import open_checkpoint
-from storage.follow import Follower
+from storage.foreign.follow import Follower
 from storage.note import VerifierKey
-from storage.source import FolderSource
+from storage.foreign.source import FolderSource
 
 def verify(public, signature, message):
     try:
@@ -618,7 +618,7 @@ def test_killed_at_any_moment_it_goes_on_and_loses_nothing(log, state: Path, tmp
     for kill in range(12):
         pause = "0" if kill == 11 else "0.00001"
         command = [sys.executable, "-c", CONSUMER, str(folder), str(state), str(log.key), pause]
-        with subprocess.Popen(command, stdout=subprocess.PIPE, cwd=Path(__file__).parents[2]) as process:
+        with subprocess.Popen(command, stdout=subprocess.PIPE, cwd=Path(__file__).parents[3]) as process:
             assert process.stdout is not None
             taken = itertools.islice(process.stdout, 100 + 450 * kill if kill < 11 else 0)
             lines += [line.decode() for line in taken]

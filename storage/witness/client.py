@@ -30,7 +30,7 @@ from storage.errors import Error, LedgerError, MalformedError, ProofError
 from storage.merkle import verify_consistency
 from storage.note import Note, Signature, Verify
 from storage.policy import Policy, WitnessKey
-from storage.witness import SIZE, Request
+from storage.witness.memory import SIZE, Request
 
 MAX_ANSWER_BYTES = 1 << 16
 MAX_AHEAD_SECONDS = 3600

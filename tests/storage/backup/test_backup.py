@@ -20,9 +20,21 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from storage import backup, restore
-from storage.audit_foreign import Bodies, audit_source
-from storage.backup import (
+from storage.backup import read as restore
+from storage.backup import write as backup
+from storage.backup.read import (
+    BackupProofError,
+    BackupUnreadableError,
+    Entries,
+    Head,
+    MalformedBackupError,
+    Published,
+    Secrets,
+    Witnessed,
+    check,
+    read,
+)
+from storage.backup.write import (
     MAX_SEALED_BYTES,
     BackupExistsError,
     BackupTooLargeError,
@@ -41,21 +53,10 @@ from storage.errors import (
     NoteSignatureError,
     ProofError,
 )
-from storage.follow import Follower
+from storage.foreign.audit import Bodies, audit_source
+from storage.foreign.follow import Follower
+from storage.foreign.source import FolderSource
 from storage.merkle import Frontier, leaf_hash
-from storage.restore import (
-    BackupProofError,
-    BackupUnreadableError,
-    Entries,
-    Head,
-    MalformedBackupError,
-    Published,
-    Secrets,
-    Witnessed,
-    check,
-    read,
-)
-from storage.source import FolderSource
 
 
 def spec_root(hashes: Sequence[bytes]) -> bytes:
@@ -299,8 +300,8 @@ def test_a_folder_that_is_not_there_is_an_error(log, tmp_path: Path) -> None:
 WRITER = """
 import sys, time
 from pathlib import Path
-from storage.backup import DatedNote, write
-from storage.growing import GrowingTree
+from storage.backup.write import DatedNote, write
+from storage.derivation import DerivedTree
 
 class Slow:
     origin, revision, size = "log.example", "0002", 256 * 100
@@ -313,7 +314,7 @@ class Slow:
         time.sleep(0.02)
         return [b"%d" % n for n in range(start, stop)]
 
-tree = GrowingTree()
+tree = DerivedTree()
 tiles = {(t.level, t.number): t.hashes for n in range(Slow.size) for t in tree.append(b"%d" % n)}
 write(Slow(), Path(sys.argv[1]))
 """
@@ -322,7 +323,7 @@ write(Slow(), Path(sys.argv[1]))
 def test_a_writer_that_is_killed_leaves_no_backup_behind(log, tmp_path: Path) -> None:
     place = tmp_path / "ledger.zip"
     with subprocess.Popen(
-        [sys.executable, "-c", WRITER, str(place)], stdout=subprocess.PIPE, cwd=Path(__file__).parents[2]
+        [sys.executable, "-c", WRITER, str(place)], stdout=subprocess.PIPE, cwd=Path(__file__).parents[3]
     ) as process:
         assert process.stdout is not None
         assert len(list(itertools.islice(process.stdout, 20))) == 20

@@ -23,7 +23,7 @@ from storage.cosignature import cosigners
 from storage.errors import MalformedError
 from storage.merkle import EMPTY_ROOT, TILE_WIDTH, Frontier, Tree, leaf_hash
 from storage.note import Algorithm, Note, Signature, VerifierKey
-from storage.witness import (
+from storage.witness.memory import (
     MAX_REFUSALS,
     MAX_REQUEST_BYTES,
     SIZE,
@@ -410,7 +410,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from storage.note import Algorithm, VerifierKey
-from storage.witness import CosigningKey, Witness
+from storage.witness.memory import CosigningKey, Witness
 
 def public(name):
     secret = Ed25519PrivateKey.from_private_bytes(hashlib.sha256(name.encode()).digest())
@@ -433,7 +433,7 @@ print("answered")
 
 def test_a_witness_killed_between_keeping_and_answering_knows_what_it_saw(path: Path) -> None:
     Witness.create(path, [KEY], LOGS, verify).close()
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[3])}
     killed = subprocess.run(
         [sys.executable, "-c", KILLED, str(path), str(int(NOON.timestamp()))],
         input=LOG.request(0, 8),

@@ -16,7 +16,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from storage.errors import Error
-from storage.witness import MAX_REQUEST_BYTES, TEXT, Answer, Witness
+from storage.witness.memory import MAX_REQUEST_BYTES, TEXT, Answer, Witness
 
 BODY_SECONDS = 10.0
 

@@ -21,9 +21,8 @@ from storage import base64text, durable
 from storage.checkpoint import MAX_SIZE, Checkpoint
 from storage.entry import Entry, Kind
 from storage.errors import Error, LedgerDamagedError, MalformedEntryError, MalformedError, ProofError
-from storage.merkle import TILE_WIDTH, Frontier, leaf_hash
-from storage.proven import ProvenTiles, UnprovenTileError, perfect_root
-from storage.source import (
+from storage.foreign.proven import ProvenTiles, UnprovenTileError, perfect_root
+from storage.foreign.source import (
     MAX_CHECKPOINT_BYTES,
     MalformedBundleError,
     Source,
@@ -32,6 +31,7 @@ from storage.source import (
     fetch_bodies,
     fetch_tile,
 )
+from storage.merkle import TILE_WIDTH, Frontier, leaf_hash
 
 Open = Callable[[bytes], Checkpoint]
 """Opens a signed checkpoint with the keys one trusts, and raises if none of them signed it."""

@@ -21,7 +21,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from storage.errors import Error
-from storage.source import (
+from storage.foreign.source import (
     ATTEMPTS,
     MAX_BUNDLE_BYTES,
     MAX_CHECKPOINT_BYTES,

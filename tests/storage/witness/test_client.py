@@ -24,9 +24,8 @@ from storage.errors import LedgerDamagedError, NoteSignatureError
 from storage.merkle import TILE_WIDTH, Frontier, Tree, leaf_hash
 from storage.note import Algorithm, Note, Signature, VerifierKey, statement
 from storage.policy import Policy, open_witnessed
-from storage.witness import CosigningKey, Witness
-from storage.witness_app import witness_app
-from storage.witnessing import (
+from storage.witness.app import witness_app
+from storage.witness.client import (
     MAX_ANSWER_BYTES,
     Collected,
     Failure,
@@ -40,6 +39,7 @@ from storage.witnessing import (
     newest,
     over_http,
 )
+from storage.witness.memory import CosigningKey, Witness
 
 NOON = datetime(2026, 11, 25, 12, tzinfo=UTC)
 # More than any test needs; a test that must be quick says so itself.
@@ -636,8 +636,8 @@ from pathlib import Path
 import uvicorn
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from storage.note import Algorithm, VerifierKey
-from storage.witness import CosigningKey, Witness
-from storage.witness_app import witness_app
+from storage.witness.memory import CosigningKey, Witness
+from storage.witness.app import witness_app
 
 def public(name):
     secret = Ed25519PrivateKey.from_private_bytes(hashlib.sha256(name.encode()).digest())
@@ -663,7 +663,7 @@ uvicorn.Server(uvicorn.Config(witness_app(witness, lambda: now), log_config=None
 def test_a_witness_killed_before_its_answer_comes_back_and_cosigns_that_tree_alone(tmp_path: Path) -> None:
     path = tmp_path / "one.db"
     create(path, "one").close()
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[3])}
     with subprocess.Popen(
         [sys.executable, "-c", KILLED, str(path), str(int(NOON.timestamp()))],
         stdout=subprocess.PIPE,

@@ -4,7 +4,7 @@ For the log that is asked over a network or from a folder what `storage.audit` i
 database: it goes on past the first contradiction and says which entry is wrong. What it
 cannot show: that others are given the same checkpoint, or that the log was not written
 anew by someone with its key; for that, compare with checkpoints kept elsewhere, as
-`storage.follow` does.
+`storage.foreign.follow` does.
 """
 
 from collections.abc import Iterator
@@ -13,12 +13,11 @@ from enum import Enum, auto
 
 from storage.audit import MAX_FINDINGS, AuditReport, Code, Divergence
 from storage.checkpoint import Checkpoint
+from storage.derivation import DerivedTile, DerivedTree
 from storage.entry import Entry
 from storage.errors import MalformedEntryError, MalformedError, ProofError
-from storage.follow import Open
-from storage.growing import GrowingTree, Tile
-from storage.merkle import EMPTY_ROOT, HASH_BYTES, TILE_HEIGHT, TILE_WIDTH
-from storage.source import (
+from storage.foreign.follow import Open
+from storage.foreign.source import (
     MalformedBundleError,
     Source,
     SourceAnswerError,
@@ -26,6 +25,7 @@ from storage.source import (
     fetch_bodies,
     fetch_tile,
 )
+from storage.merkle import EMPTY_ROOT, HASH_BYTES, TILE_HEIGHT, TILE_WIDTH
 
 
 class Bodies(Enum):
@@ -61,7 +61,7 @@ class _Audit:
         self._source = source
         self._checkpoint = checkpoint
         self._bodies = bodies
-        self._tree = GrowingTree()
+        self._tree = DerivedTree()
         self._last: datetime | None = None
         self._findings: list[Divergence] = []
         self._omitted = 0
@@ -119,7 +119,7 @@ class _Audit:
             self._add(Code.ENTRY_TIME, index, f"Entry {index} is dated before its predecessor.")
         self._last = entry.logged_at
 
-    def _compare(self, tile: Tile) -> None:
+    def _compare(self, tile: DerivedTile) -> None:
         try:
             served = fetch_tile(self._source, tile.level, tile.number, tile.width)
         except (SourceMissingError, SourceAnswerError) as error:

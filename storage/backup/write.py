@@ -2,11 +2,11 @@
 
 A stored (never compressed) zip of a static log (c2sp.org/tlog-tiles), with every note
 the log ever signed, the witnessed notes, the secret rows as they were sealed, and the
-SHA-256 of each member. Unpacked, it is a log that `storage.source.FolderSource` and other
+SHA-256 of each member. Unpacked, it is a log that `storage.foreign.source.FolderSource` and other
 people's tools follow. No key is in it: without the keyring, which is backed up apart, the
 secret rows stay closed, and whatever was erased stays erased.
 
-`storage.restore` reads and checks it. A backup does not show that it is the newest one: an
+`storage.backup.read` reads and checks it. A backup does not show that it is the newest one: an
 old one is as sound as on its first day, and only the guard and witnesses refuse to go back.
 """
 
@@ -25,8 +25,8 @@ from typing import Final, Protocol
 
 from storage import base64text, durable
 from storage.checkpoint import Checkpoint
+from storage.derivation import DerivedTile, DerivedTree
 from storage.errors import EmptyLedgerError, Error, LedgerDamagedError, MalformedError
-from storage.growing import GrowingTree, Tile
 from storage.merkle import TILE_HEIGHT, TILE_WIDTH
 from storage.note import Note
 from storage.tile import bundle, bundle_path, tile_path
@@ -132,7 +132,7 @@ def write(snapshot: Snapshot, out: Path) -> BackupFacts:
     """Write the backup whole or not at all: beside its place, to the disk, then renamed.
 
     The tree is derived again while it is written, and a ledger that does not add up is refused.
-    No signature is verified here; `storage.restore.check` does. A kill may leave a draft under a hidden name.
+    No signature is verified here; `storage.backup.read.check` does. A kill may leave a draft under a hidden name.
     """
     if snapshot.size == 0:
         raise EmptyLedgerError("Nothing was recorded yet, so there is nothing to back up.")
@@ -209,7 +209,7 @@ class _Writer:
         return BackupFacts(snapshot.origin, snapshot.revision, size, root, *counts.values())
 
     def _tree(self, snapshot: Snapshot) -> bytes:
-        tree = GrowingTree()
+        tree = DerivedTree()
         for start in range(0, snapshot.size, TILE_WIDTH):
             stop = min(start + TILE_WIDTH, snapshot.size)
             bodies = list(snapshot.entries(start, stop))
@@ -223,7 +223,7 @@ class _Writer:
             self._tile(snapshot, tile)
         return tree.root()
 
-    def _tile(self, snapshot: Snapshot, tile: Tile) -> None:
+    def _tile(self, snapshot: Snapshot, tile: DerivedTile) -> None:
         if snapshot.tile(tile.level, tile.number, tile.width) != tile.hashes:
             raise LedgerDamagedError(f"Tile {tile.level}/{tile.number} is not what its entries hash to.")
         self._member(tile_path(tile.level, tile.number, tile.width), tile.hashes)

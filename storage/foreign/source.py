@@ -1,7 +1,7 @@
 """Where a foreign log's bytes come from: a URL that somebody named, or a folder of static tiles.
 
 An effect, and nothing but one: what comes back is bounded in size and time, and is
-otherwise whatever the other side chose to send. `storage.follow` shows whether it
+otherwise whatever the other side chose to send. `storage.foreign.follow` shows whether it
 leads to a signed checkpoint. No redirect is followed, no proxy asked and no cookie
 kept, so no other machine is reached than the one in the URL. Not bounded in time:
 the system's look-up of the host's name.

@@ -18,8 +18,8 @@ from storage.checkpoint import Checkpoint, open_checkpoint
 from storage.cosignature import cosigners
 from storage.merkle import leaf_hash
 from storage.note import Algorithm, Note, Signature, VerifierKey
-from storage.witness import MAX_REQUEST_BYTES, CosigningKey, Request, Witness
-from storage.witness_app import witness_app
+from storage.witness.app import witness_app
+from storage.witness.memory import MAX_REQUEST_BYTES, CosigningKey, Request, Witness
 
 NOON = datetime(2026, 11, 25, 12, tzinfo=UTC)
 LOG_SECRET = Ed25519PrivateKey.from_private_bytes(hashlib.sha256(b"log").digest())

@@ -6,19 +6,19 @@ import sqlalchemy as sa
 
 from storage import database, tables
 from storage import payload as payloads
-from storage.backup import DatedNote, SealedSecret
+from storage.backup.read import Entries, Head, Part, Published, Secrets, Witnessed
+from storage.backup.write import DatedNote, SealedSecret
 from storage.entry import SALT_BYTES, Entry, Kind
 from storage.errors import ErasedEntryError, LedgerForeignError
 from storage.growth import complete_tiles
 from storage.keyring import Sealer
 from storage.merkle import Frontier, leaf_hash
 from storage.record import lookups
-from storage.restore import Entries, Head, Part, Published, Secrets, Witnessed
 from storage.view import View
 
 
 class DatabaseSnapshot:
-    """A ledger as `storage.backup` wants it, from one transaction."""
+    """A ledger as `storage.backup.write` wants it, from one transaction."""
 
     def __init__(self, view: View) -> None:
         self._view = view

@@ -1,4 +1,4 @@
-"""A growing tree that hands out its tiles (c2sp.org/tlog-tiles) as they are completed.
+"""The tree derived again from bodies, with the tiles (c2sp.org/tlog-tiles) as they are completed.
 
 Pure, in a flat amount of memory: what an audit or a backup derives from bodies, to be
 held against the tiles that somebody keeps.
@@ -11,7 +11,7 @@ from storage.merkle import HASH_BYTES, TILE_HEIGHT, TILE_WIDTH, Frontier, leaf_h
 
 
 @dataclass(frozen=True, slots=True)
-class Tile:
+class DerivedTile:
     """The hashes of one tile, joined."""
 
     level: int
@@ -29,7 +29,7 @@ class Tile:
         return self.number * TILE_WIDTH << TILE_HEIGHT * self.level
 
 
-class GrowingTree:
+class DerivedTree:
     """The tree of the bodies so far; `frontier` and `tiles`, those in growth, say where it goes on."""
 
     def __init__(self, frontier: Frontier | None = None, tiles: Mapping[int, bytes] | None = None) -> None:
@@ -50,7 +50,7 @@ class GrowingTree:
         """The roots of its perfect subtrees, largest first."""
         return self._frontier.nodes
 
-    def append(self, body: bytes) -> list[Tile]:
+    def append(self, body: bytes) -> list[DerivedTile]:
         """Add an entry; return each full tile that it completed, lowest first."""
         full = []
         for node in self._frontier.append(leaf_hash(body)):
@@ -59,14 +59,14 @@ class GrowingTree:
                 hashes = self._open.setdefault(level, bytearray())
                 hashes += node.hash
                 if len(hashes) == HASH_BYTES * TILE_WIDTH:
-                    full.append(Tile(level, node.position // TILE_WIDTH, bytes(hashes)))
+                    full.append(DerivedTile(level, node.position // TILE_WIDTH, bytes(hashes)))
                     hashes.clear()
         return full
 
-    def partial(self) -> list[Tile]:
+    def partial(self) -> list[DerivedTile]:
         """Return the tiles at the right edge, which are not full, lowest first."""
         return [
-            Tile(level, (self.size >> TILE_HEIGHT * level) // TILE_WIDTH, bytes(hashes))
+            DerivedTile(level, (self.size >> TILE_HEIGHT * level) // TILE_WIDTH, bytes(hashes))
             for level, hashes in sorted(self._open.items())
             if hashes
         ]
