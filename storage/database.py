@@ -18,6 +18,7 @@ from storage import tables
 from storage.errors import (
     DriverMissingError,
     LedgerAddressError,
+    LedgerBusyError,
     LedgerForeignError,
     LedgerOutdatedError,
 )
@@ -37,6 +38,7 @@ def create(url: str) -> None:
                 if tables.version.name not in known:
                     raise LedgerOutdatedError("The ledger has schema revision 0001.")
                 return
+            _module(url).require_unclaimed(connection)
             tables.metadata.create_all(connection)
             connection.execute(sa.insert(tables.version).values(version_num=tables.REVISION))
             protect(connection)
@@ -71,6 +73,8 @@ def transaction(engine: sa.Engine) -> Iterator[sa.Connection]:
             yield connection
     except sa.exc.DBAPIError as error:
         raise module.translated(error.orig) from error
+    except sa.exc.TimeoutError as error:
+        raise LedgerBusyError("Too many of this process's threads use the database at once.") from error
     except module.FAULT as error:  # from a driver we spoke to ourselves
         raise module.translated(error) from error
 
@@ -85,6 +89,18 @@ def prepare(url: str) -> None:
     _module(url).prepare(url)
 
 
+def remove(url: str, origin: str) -> None:
+    """Take away the ledger of `origin`, which was just made and will not be used; no other."""
+    engine = open_owner(url)
+    try:
+        with transaction(engine) as connection:
+            if connection.scalar(sa.select(tables.head.c.origin)) == origin:
+                unprotect(connection)
+                tables.metadata.drop_all(connection)
+    finally:
+        engine.dispose()
+
+
 def protect(connection: sa.Connection) -> None:
     """Make the triggers, and where the engine has them the roles, that refuse to forget."""
     _of(connection.engine).protect(connection)
@@ -93,6 +109,11 @@ def protect(connection: sa.Connection) -> None:
 def unprotect(connection: sa.Connection) -> None:
     """Take the triggers away for as long as a migration runs in this transaction."""
     _of(connection.engine).unprotect(connection)
+
+
+def settle(url: str) -> None:
+    """After a migration, keep no second copy of what was rewritten where that can be helped."""
+    _module(url).settle(url)
 
 
 def insert(connection: sa.Connection, table: sa.Table, rows: Sequence[tuple[Any, ...]]) -> None:

@@ -59,6 +59,13 @@ class LedgerUnreachableError(LedgerError):
     remedy = "See that the server runs and submit the same records again: none is ever recorded twice."
 
 
+class NotRememberedError(LedgerError):
+    """The entries are recorded, and the guard could not be told of them."""
+
+    code = "ledger-not-remembered"
+    remedy = "Put right what the sentence says of the guard, and submit the same records again: they keep their indices."
+
+
 class LedgerUnsafeError(LedgerError):
     """The database may lose what it said was written."""
 

@@ -13,7 +13,6 @@ import sqlalchemy as sa
 
 from storage import database, tables
 from storage.checkpoint import Checkpoint
-from storage.entry import Entry
 from storage.errors import (
     ClockError,
     ConflictingRecordError,
@@ -23,7 +22,9 @@ from storage.errors import (
     LedgerMissingError,
     MalformedEntryError,
     MalformedNoteError,
+    UnknownEntryError,
 )
+from storage.guard import Guard, RolledBackError
 from storage.keyring import Sealer
 from storage.merkle import TILE_HEIGHT, TILE_WIDTH, Frontier, Node, leaf_hash
 from storage.note import Note
@@ -44,12 +45,36 @@ class Grown:
     note: bytes | None
 
 
-def grow(
-    connection: sa.Connection, sealer: Sealer, records: Sequence[Record], at: datetime, sign: Sign
-) -> Grown:
+@dataclass(frozen=True, slots=True)
+class Locked:
+    """The head of a ledger that nobody else can change until the transaction ends, and what the guard knows."""
+
+    connection: sa.Connection
+    head: sa.Row[Any]
+    remembered: Checkpoint | None
+
+
+def locked(connection: sa.Connection, guard: Guard | None) -> Locked:
+    """Lock the head, so that there is one writer, and see that nothing acknowledged is missing from it (I7).
+
+    The guard learns of a checkpoint only once it is committed, so under the lock it is never ahead of a
+    sound database; one that was put back, perhaps under a running process, is behind.
+    """
+    head = connection.execute(sa.select(tables.head).with_for_update()).one_or_none()
+    if head is None:
+        raise LedgerMissingError("The ledger was begun and never finished.")
+    remembered = None if guard is None else guard.newest()
+    if remembered is not None and (
+        head.size < remembered.size or (head.size == remembered.size and head.root != remembered.root)
+    ):
+        raise RolledBackError(f"The ledger holds {head.size} entries, but acknowledged {remembered.size}.")
+    return Locked(connection, head, remembered)
+
+
+def grow(ledger: Locked, sealer: Sealer, records: Sequence[Record], at: datetime, sign: Sign) -> Grown:
     """Record all of `records`; those already there keep their indices."""
     # The plan:
-    # 1. Lock the head, so that there is one writer.
+    # 1. The head is locked, and not behind the guard.
     # 2. Recompute the root from the frontier; head and newest checkpoint must agree with it.
     # 3. Find the records that are already there (I9), and refuse a clock that ran back (I8).
     # 4. Grow the tree from its frontier: O(log n) hashes an entry, two on average (RFC 6962, 2.1).
@@ -57,9 +82,7 @@ def grow(
     # 6. Complete tiles (c2sp.org/tlog-tiles).
     # 7. Move the head.
     # 8. Sign the checkpoint (c2sp.org/tlog-checkpoint), and see that it is what we asked for.
-    head = connection.execute(sa.select(tables.head).with_for_update()).one_or_none()  # 1
-    if head is None:
-        raise LedgerMissingError("The ledger was begun and never finished.")
+    connection, head = ledger.connection, ledger.head  # 1
     frontier = _frontier(View(connection), head)  # 2
     if not records:
         return Grown((), None)
@@ -102,11 +125,9 @@ def _frontier(view: View, head: sa.Row[Any]) -> Frontier:
     try:
         _, newest = view.newest()
     except EmptyLedgerError:
-        if head.size:
-            raise LedgerDamagedError("The newest checkpoint is missing.") from None
-    else:
-        if newest != Checkpoint(head.origin, head.size, head.root):
-            raise LedgerDamagedError("The newest checkpoint is not that of the head.")
+        return frontier
+    if newest != Checkpoint(head.origin, head.size, head.root):
+        raise LedgerDamagedError("The newest checkpoint is not that of the head.")
     return frontier
 
 
@@ -119,7 +140,10 @@ def _known(connection: sa.Connection, records: Sequence[Record]) -> dict[bytes, 
     found = database.known(connection, first)
     view = View(connection)
     for commitment, index in found.items():
-        entry: Entry = view.entry(index)
+        try:
+            entry = view.entry(index)
+        except UnknownEntryError as error:
+            raise LedgerDamagedError(f"The index names entry {index}, which is not there.") from error
         if entry.commitment != commitment:
             raise LedgerDamagedError(f"Entry {index} is not the one that its commitment leads to.")
         _require_same(first[commitment], entry.kind, entry.key)

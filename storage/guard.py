@@ -208,10 +208,9 @@ class Guard:
     def _append(self, descriptor: int, record: bytes) -> None:
         """Write the record, or leave no part of it."""
         try:
-            written = os.write(descriptor, record)
-            if written < len(record):
-                # Asked again for the rest, the system says why.
-                os.write(descriptor, record[written:])
+            rest = memoryview(record)
+            while rest:
+                rest = rest[os.write(descriptor, rest) :]
         except OSError:
             os.ftruncate(descriptor, self._end)
             raise

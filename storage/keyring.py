@@ -226,6 +226,10 @@ class Sealer:
         """Return the 16 bytes under which a digest is looked up; without the key nobody can try a guess."""
         return hmac.digest(self._tag_key, _TAG + kind.encode() + b"\0" + digest, "sha256")[:TAG_BYTES]
 
+    def holds(self, index: int) -> bool:
+        """Whether the key of an entry was not destroyed."""
+        return self.keyring.holds(index)
+
     def forget(self, index: int) -> None:
         """Destroy the key of one entry for ever."""
         self.keyring.forget(index)

@@ -6,7 +6,7 @@ signed that checkpoint is for the reader to check, with a key from elsewhere.
 
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from datetime import datetime
 from types import TracebackType
 from typing import Self
@@ -23,17 +23,18 @@ from storage.errors import (
     LedgerForeignError,
     LedgerSealedError,
     MalformedError,
+    NotRememberedError,
     NotWitnessedError,
     ProofError,
     ReadOnlyError,
     UnerasableError,
     UnknownEntryError,
 )
-from storage.growth import Sign, grow
-from storage.guard import Guard
+from storage.growth import Locked, Sign, grow, locked
+from storage.guard import Guard, GuardConflictError
 from storage.keyring import Sealer
 from storage.merkle import EMPTY_ROOT, TILE_HEIGHT, TILE_WIDTH, verify_inclusion
-from storage.note import is_key_name
+from storage.note import Note, is_key_name
 from storage.payload import canonical
 from storage.proof import InclusionProof
 from storage.receipt import Receipt
@@ -127,8 +128,8 @@ class Ledger:
         recorded while this one waited for its turn, the entries carry the time of the
         newest entry instead of the slightly older `at`.
         """
-        with self._writes() as connection:
-            grown = grow(connection, self._keys(), records, at, sign)
+        with self._writes() as held:
+            grown = grow(held, self._keys(), records, at, sign)
         # Committed: the point of no return. A crash before this line leaves the log as it was, and
         # the note just signed was seen by nobody; a crash after it loses only this reply.
         self._remember(grown.note)
@@ -136,9 +137,9 @@ class Ledger:
 
     def freeze(self, record: Record, at: datetime, sign: Sign) -> int:
         """Record a last entry and take no other, ever; return its index. Proofs stay valid."""
-        with self._writes() as connection:
-            grown = grow(connection, self._keys(), [record], at, sign)
-            connection.execute(sa.update(tables.head).values(frozen=1))
+        with self._writes() as held:
+            grown = grow(held, self._keys(), [record], at, sign)
+            held.connection.execute(sa.update(tables.head).values(frozen=1))
         self._remember(grown.note)
         return grown.indices[0]
 
@@ -151,33 +152,39 @@ class Ledger:
     def erase(self, index: int, salt: bytes, at: datetime, sign: Sign) -> int | None:
         """Forget payload, salt and lookups of an entry, and record that; the tree and every proof stay valid.
 
-        Its key is destroyed, so that copies of the database elsewhere do not show them either;
-        receipts that others hold still do. Returns the index of the `erase` entry, which names
-        the erased one and cannot be erased itself; nothing where it was erased before. A frozen
-        ledger forgets as well, and cannot record it.
+        Its key is destroyed, so that copies of the database elsewhere do not show payload and
+        salt either. What still does: receipts that others hold, and older copies of the keyring;
+        and who has a copy of the database, the keyring, and a digest can ask whether it was there.
+        Returns the index of the `erase` entry, which names the erased one and cannot be erased
+        itself; nothing where it was erased before. A frozen ledger forgets, and cannot record it.
         """
         sealer = self._keys()
-        with self._writes() as connection:
-            head = connection.execute(sa.select(tables.head).with_for_update()).one()  # one at a time
-            view = View(connection)
+        with self._writes() as held:
+            view = View(held.connection)
             entry, sealed = view.entry(index), view.sealed(index)
             if entry.kind is Kind.ERASE:
                 raise UnerasableError(f"Entry {index} records an erasure.")
+            if sealed is None and not sealer.holds(index):
+                return None
             note, logged = view.newest()[0], None
-            if sealed is not None:
-                if not head.frozen:
-                    record = Record(Kind.ERASE, canonical({"erased": index}), salt, entry.key)
-                    grown = grow(connection, sealer, [record], at, sign)
-                    note, (logged,) = grown.note or note, grown.indices
-                connection.execute(sa.delete(tables.secret).where(tables.secret.c.idx == index))
-                connection.execute(sa.delete(tables.lookup).where(self._found_by(index, sealed)))
+            if not held.head.frozen:
+                record = Record(Kind.ERASE, canonical({"erased": index}), salt, entry.key)
+                grown = grow(held, sealer, [record], at, sign)
+                note, (logged,) = grown.note or note, grown.indices
+            delete = sa.delete(tables.secret).where(tables.secret.c.idx == index)
+            held.connection.execute(delete)
+            held.connection.execute(sa.delete(tables.lookup).where(self._found_by(index, sealed)))
+            # Before the commit: a crash in between leaves a row that nobody can open, which an audit names
+            # and another erasure clears away. The other order would leave what was to be forgotten.
+            sealer.forget(index)
         self._remember(note)
-        sealer.forget(index)  # also where a crash came between the two before
         return logged
 
-    def _found_by(self, index: int, sealed: bytes) -> sa.ColumnElement[bool]:
+    def _found_by(self, index: int, sealed: bytes | None) -> sa.ColumnElement[bool]:
         """The lookups of an entry: by their tags, or where its row is damaged by looking through all."""
         sealer, here = self._keys(), tables.lookup.c.idx == index
+        if sealed is None:
+            return here
         try:
             payload = sealer.unseal(index, sealed, self.origin)[SALT_BYTES:]
             tags = [sealer.tag(*each) for each in lookups(payload)]
@@ -191,19 +198,34 @@ class Ledger:
             return view.published(parsed(note)) is not None
 
     def keep_witnessed(self, note: bytes) -> None:
-        """Keep a published checkpoint with its witnesses' cosignatures, which the caller verified."""
+        """Keep a published checkpoint with its witnesses' cosignatures, which the caller verified.
+
+        Lines that were kept before stay: what satisfies one policy need not be taken from another.
+        """
         checkpoint = parsed(note)
-        with self._writes() as connection:
-            published = View(connection).published(checkpoint)
+        new = Note.parse(note)
+        here = tables.witnessed.c.size == checkpoint.size
+        with self._writes() as held:
+            published = View(held.connection).published(checkpoint)
             if published is None:
                 raise LedgerDamagedError(f"The ledger never published this checkpoint of {checkpoint.size}.")
-            there = sa.select(tables.witnessed.c.size).where(tables.witnessed.c.size == checkpoint.size)
-            if connection.scalar(there) is None:
-                database.insert(connection, tables.witnessed, [(checkpoint.size, note, published)])
+            kept = held.connection.scalar(sa.select(tables.witnessed.c.note).where(here))
+            if kept is None:
+                database.insert(held.connection, tables.witnessed, [(checkpoint.size, note, published)])
+                return
+            # Of several lines by one key the earliest stays: it says most about when.
+            lines = {
+                (line.name, line.key_id): line for line in (*new.signatures, *Note.parse(kept).signatures)
+            }
+            merged = bytes(Note(new.text, tuple(lines.values())))
+            held.connection.execute(sa.update(tables.witnessed).where(here).values(note=merged))
 
     @contextmanager
     def at_once(self) -> Iterator[View]:
-        """Answer everything that this thread asks inside the block from one snapshot."""
+        """Answer everything that this thread asks inside the block from one snapshot, that of the outermost."""
+        if (held := getattr(self._snapshot, "view", None)) is not None:
+            yield held
+            return
         with self._view() as view:
             self._snapshot.view = view
             try:
@@ -321,10 +343,12 @@ class Ledger:
         with database.transaction(self._reading_engine) as connection:
             yield View(connection)
 
-    def _writes(self) -> AbstractContextManager[sa.Connection]:
+    @contextmanager
+    def _writes(self) -> Iterator[Locked]:
         if self._writing is None:
             raise ReadOnlyError("The ledger was opened for reading only.")
-        return database.transaction(self._writing)
+        with database.transaction(self._writing) as connection:
+            yield locked(connection, self._guard)
 
     def _keys(self) -> Sealer:
         if self._sealer is None:
@@ -333,8 +357,14 @@ class Ledger:
 
     def _remember(self, note: bytes | None) -> None:
         """Tell the guard before the caller learns of it (I7)."""
-        if note is not None and self._guard is not None:
+        if note is None or self._guard is None:
+            return
+        try:
             self._guard.remember(note)
+        except GuardConflictError:
+            raise
+        except LedgerError as error:
+            raise NotRememberedError(f"What was submitted is recorded, but: {error}") from error
 
     @staticmethod
     def _inclusion(view: View, index: int) -> tuple[Entry, InclusionProof]:
@@ -352,4 +382,7 @@ class Ledger:
     def _head(self) -> Checkpoint:
         with self._view() as view:
             head = view.head()
-        return Checkpoint(self.origin, head.size, head.root)
+            newest = view.newest()[1] if head.size else Checkpoint(self.origin, 0, EMPTY_ROOT)
+        if newest != Checkpoint(self.origin, head.size, head.root):
+            raise LedgerDamagedError("The newest checkpoint is not that of the head.")
+        return newest

@@ -41,6 +41,13 @@ class QuorumMissingError(ProofError):
     remedy = "Ask the log's operator for a receipt with more cosignatures, and rely on nothing till then."
 
 
+class PolicyOtherLogError(ProofError):
+    """The policy names logs, and not this one."""
+
+    code = "policy-other-log"
+    remedy = "Use the policy that was written for this log, or ask whoever wrote it which logs it is for."
+
+
 @dataclass(frozen=True, slots=True)
 class KnownLog:
     """A log whose checkpoints are accepted. The URL is as written: nobody has checked it."""
@@ -111,6 +118,17 @@ class Policy:
             raise MalformedPolicyError("A witness of the policy has the key of the log.")
         return replace(self, known_logs=known)
 
+    def about(self, keys: Sequence[VerifierKey]) -> "Policy":
+        """The same quorum for one log, known by `keys` from elsewhere: those alone that the policy names too.
+
+        A policy that names no log is about whichever log it is given.
+        """
+        named = [key for key in keys if key in self.logs]
+        if self.known_logs and not named:
+            names = ", ".join(sorted({key.name for key in keys}))
+            raise PolicyOtherLogError(f"This log is not in the policy: it names no such key of {names}.")
+        return self.trusting(named or keys)
+
     def satisfied(self, names: Collection[str]) -> bool:
         """Whether these witnesses, by their names in the policy, are enough. Other names count nothing."""
         witnessing = {witness.name for witness in self.witnesses} & set(names)
@@ -119,6 +137,21 @@ class Policy:
             if len(witnessing.intersection(group.members)) >= group.threshold:
                 witnessing.add(group.name)
         return self.quorum is None or self.quorum in witnessing
+
+    def satisfied_at(self, seen: Collection[Cosigner]) -> int | None:
+        """The earliest time by which cosigners that state it, or an earlier one, are enough.
+
+        None where they never are, or where the policy asks for none: then nobody's clock is
+        relied on. Who states no time is left out. That the clocks were right is not shown.
+        """
+        if self.quorum is None:
+            return None
+        times = {cosigner.key: cosigner.at for cosigner in seen if cosigner.at}
+        dated = [(times[witness.key], witness.name) for witness in self.witnesses if witness.key in times]
+        enough = (
+            time for time, _ in sorted(dated) if self.satisfied([name for at, name in dated if at <= time])
+        )
+        return next(enough, None)
 
     def __str__(self) -> str:
         lines = [

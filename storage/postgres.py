@@ -41,7 +41,7 @@ _RIGHTS = {
     "entry": "INSERT",
     "submission": "INSERT",
     "checkpoint": "INSERT",
-    "witnessed": "INSERT",
+    "witnessed": "INSERT, UPDATE (note)",
     "tile": "INSERT, UPDATE",
     "head": "INSERT, UPDATE",
     "secret": "INSERT, DELETE",
@@ -93,6 +93,21 @@ def alone(connection: sa.Connection) -> None:
     connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_CREATION)))
 
 
+def require_unclaimed(connection: sa.Connection) -> None:
+    """Refuse roles that outlived an earlier database of this name: their members would have rights in this one."""
+    name = str(connection.scalar(sa.select(sa.func.current_database())))
+    members = sa.text(
+        "SELECT DISTINCT member.rolname FROM pg_auth_members "
+        "JOIN pg_roles AS granted ON granted.oid = roleid JOIN pg_roles AS member ON member.oid = pg_auth_members.member "
+        "WHERE granted.rolname IN (:writer, :reader) AND member.rolname NOT IN (current_user, :writer)"
+    )
+    roles = {"writer": _role("writer", name), "reader": _role("reader", name)}
+    if found := connection.scalars(members, roles).all():
+        raise LedgerForeignError(
+            f"{', '.join(found)} may already write or read here, by roles of an earlier database: drop those roles."
+        )
+
+
 def protect(connection: sa.Connection) -> None:
     """Make the triggers that refuse to forget, and the two roles."""
     connection.exec_driver_sql(
@@ -100,10 +115,15 @@ def protect(connection: sa.Connection) -> None:
         "RAISE EXCEPTION '%% of %% is refused', TG_OP, TG_TABLE_NAME USING ERRCODE = 'integrity_constraint_violation'; "
         "END $$"
     )
-    for table in (*tables.APPEND_ONLY, tables.head):
-        changes = "DELETE" if table is tables.head else "UPDATE OR DELETE"
+    for table in tables.KEPT:
+        changes = "UPDATE OR DELETE" if table in tables.APPEND_ONLY else "DELETE"
         _trigger(connection, f"{table.name}_keeps_its_rows", f"BEFORE {changes} ON {table.name} FOR EACH ROW")
         _trigger(connection, f"{table.name}_keeps_all", f"BEFORE TRUNCATE ON {table.name}")
+    _trigger(
+        connection,
+        "witnessed_keeps_its_place",
+        "BEFORE UPDATE ON witnessed FOR EACH ROW WHEN (NEW.size <> OLD.size OR NEW.time <> OLD.time)",
+    )
     _trigger(
         connection,
         "head_never_goes_back",
@@ -116,6 +136,10 @@ def protect(connection: sa.Connection) -> None:
 def unprotect(connection: sa.Connection) -> None:
     """Drop the triggers, inside a migration; the roles stay."""
     connection.exec_driver_sql("DROP FUNCTION IF EXISTS lightseal_refuse() CASCADE")
+
+
+def settle(_url: str) -> None:
+    """Dead rows are the server's to clear away."""
 
 
 def insert(connection: sa.Connection, table: sa.Table, rows: Sequence[tuple[Any, ...]]) -> None:
@@ -156,6 +180,8 @@ def _engine(url: str, isolation: str, role: str | None) -> sa.Engine:
         with connection.cursor() as cursor:
             cursor.execute(f"SET lock_timeout = '{LOCK_SECONDS}s'")
             cursor.execute("SET synchronous_commit = on")
+            # Where the tables were made: "$user" in the path would be another one under another role.
+            cursor.execute("SELECT set_config('search_path', quote_ident(current_schema()), false)")
             if role == "reader":
                 cursor.execute("SET default_transaction_read_only = on")
             if role is not None:
@@ -221,6 +247,6 @@ def _address(url: str) -> sa.URL:
         raise LedgerAddressError("The ledger's address is not of the form postgresql://host/name.") from error
     if address.drivername != "postgresql" or not address.database:
         raise LedgerAddressError("The ledger's address is not of the form postgresql://host/name.")
-    if address.password is not None or "password" in address.query:
+    if address.password is not None or {"password", "sslpassword"} & set(address.query):
         raise LedgerAddressError("The ledger's address holds a password, which others could read.")
     return address.set(drivername="postgresql+psycopg")

@@ -31,8 +31,8 @@ class Record:
     """What is to be recorded. `key` is the pseudonym of the key concerned; `salt` is fresh chance."""
 
     kind: Kind
-    payload: bytes
-    salt: bytes
+    payload: bytes = field(repr=False)
+    salt: bytes = field(repr=False)
     key: bytes
     commitment: bytes = field(init=False, repr=False)
     lookups: tuple[Lookup, ...] = field(init=False, repr=False)

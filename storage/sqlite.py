@@ -30,11 +30,22 @@ _CACHE_KIB = 64 << 10
 _CHECKPOINT_PAGES = 16 << 10
 """How long the write-ahead log grows, 64 MiB, before its pages go where they belong: each then goes once."""
 
+
+def _is_there(table: sa.Table) -> str:
+    key = next(iter(table.primary_key)).name
+    return f"EXISTS (SELECT 1 FROM {table.name} WHERE {key} = NEW.{key})"  # noqa: S608 - our own names
+
+
 _GUARDS = {
     **{f"{table.name}_is_never_changed": f"UPDATE ON {table.name}" for table in tables.APPEND_ONLY},
-    **{f"{table.name}_is_never_deleted": f"DELETE ON {table.name}" for table in tables.APPEND_ONLY},
+    **{f"{table.name}_is_never_deleted": f"DELETE ON {table.name}" for table in tables.KEPT},
+    # INSERT OR REPLACE deletes without a word to the triggers on DELETE (sqlite.org/lang_conflict.html).
+    **{
+        f"{table.name}_is_never_replaced": f"INSERT ON {table.name} WHEN {_is_there(table)}"
+        for table in tables.KEPT
+    },
+    "witnessed_keeps_its_place": "UPDATE OF size, time ON witnessed",
     "head_keeps_its_origin": "UPDATE OF id, origin ON head",
-    "head_is_never_deleted": "DELETE ON head",
     "head_never_shrinks": "UPDATE OF size ON head WHEN NEW.size < OLD.size",
     "head_stays_frozen": "UPDATE OF frozen ON head WHEN NEW.frozen < OLD.frozen",
 }
@@ -89,14 +100,21 @@ def reader(url: str) -> sa.Engine:
             raise fault from error
         if not path.is_file() or not os.access(path, os.R_OK) or path.with_name(path.name + "-wal").exists():
             raise fault from error
-        # A cleanly closed WAL database where not even the index of the log can be written,
-        # as on a medium for reading only: nobody here can change it under us.
+        # A cleanly closed WAL database that nobody can change under us, as on a medium for reading only.
+        if not _is_sealed(path):
+            raise ReadOnlyError(
+                f"{path} may be changed while it is read, and this user may not make the files that prevent it."
+            ) from error
         return _engine(url, "ro&immutable=1", "BEGIN", ("query_only=ON",))
     return engine
 
 
 def alone(_connection: sa.Connection) -> None:
     """The write lock is held from the first statement; there is nothing more to do."""
+
+
+def require_unclaimed(_connection: sa.Connection) -> None:
+    """A file's rights are its own."""
 
 
 def protect(connection: sa.Connection) -> None:
@@ -113,6 +131,18 @@ def unprotect(connection: sa.Connection) -> None:
         connection.exec_driver_sql("SELECT name FROM sqlite_master WHERE type = 'trigger'").scalars().all()
     ):
         connection.exec_driver_sql(f"DROP TRIGGER {name}")
+
+
+def settle(url: str) -> None:
+    """Fold the write-ahead log into the file, so that what a migration rewrote is not kept beside it."""
+    engine = writer(url)
+    try:
+        with closing(engine.raw_connection()) as connection:
+            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").close()
+    except sqlite3.Error as error:
+        raise translated(error) from error
+    finally:
+        engine.dispose()
 
 
 def insert(connection: sa.Connection, table: sa.Table, rows: Sequence[tuple[Any, ...]]) -> None:
@@ -156,6 +186,13 @@ def _engine(url: str, mode: str, begin: str, pragmas: tuple[str, ...]) -> sa.Eng
     sa.event.listen(engine, "connect", connected)
     sa.event.listen(engine, "begin", begun)
     return engine
+
+
+def _is_sealed(path: Path) -> bool:
+    """Whether nobody can write the file: by its medium, or by the modes of file and folder (root aside)."""
+    if os.statvfs(path).f_flag & os.ST_RDONLY:
+        return True
+    return not any(place.stat().st_mode & 0o222 for place in (path, path.parent))
 
 
 def _use_write_ahead_log(path: Path) -> None:

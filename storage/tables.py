@@ -1,6 +1,6 @@
 """The ledger's tables, the same on SQLite and PostgreSQL.
 
-`entry`, `checkpoint` and `witnessed` only ever grow, and `head` never shrinks: triggers
+`entry` and `checkpoint` only ever grow, and `head` never shrinks: triggers
 refuse anything else, and on PostgreSQL the roles that work with them have no right to.
 They stop mistakes, not someone who owns the database; `storage.audit`, the guard and
 witnesses are for that one.
@@ -111,5 +111,7 @@ lookup = sa.Table(
     sqlite_with_rowid=False,
 )
 
-APPEND_ONLY = (entry, checkpoint, witnessed)
+APPEND_ONLY = (entry, checkpoint)
 """What nobody may change or delete."""
+KEPT = (*APPEND_ONLY, witnessed, head)
+"""What nobody may delete; a witnessed note may gain cosignatures."""

@@ -40,6 +40,8 @@ class View:
         query = sa.select(tables.checkpoint.c.note).order_by(tables.checkpoint.c.size.desc())
         note: bytes | None = self.connection.scalar(query.limit(1))
         if note is None:
+            if self.head().size:
+                raise LedgerDamagedError("The newest checkpoint is missing.")
             raise EmptyLedgerError("Nothing was recorded yet.")
         return note, parsed(note)
 
@@ -48,6 +50,22 @@ class View:
         return self.connection.scalar(
             sa.select(tables.witnessed.c.note).order_by(tables.witnessed.c.size.desc()).limit(1)
         )
+
+    def newest_within(self, size: int) -> bytes | None:
+        """The newest signed note of at most `size` entries."""
+        here = tables.checkpoint.c.size
+        return self.connection.scalar(
+            sa.select(tables.checkpoint.c.note).where(here <= size).order_by(here.desc()).limit(1)
+        )
+
+    def witnessed_notes(self) -> Iterator[bytes]:
+        """Yield every note that is kept with cosignatures, newest first, whichever policy it satisfied then."""
+        here, below = tables.witnessed.c.size, MAX_SIZE
+        while found := self.connection.execute(
+            sa.select(tables.witnessed).where(here < below).order_by(here.desc()).limit(CHUNK)
+        ).all():
+            yield from (row.note for row in found)
+            below = found[-1].size
 
     def published(self, checkpoint: Checkpoint) -> int | None:
         """When this very checkpoint was signed, in seconds since 1970; nothing where it never was."""

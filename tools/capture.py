@@ -152,8 +152,8 @@ def sign_file(
             Receipt(proved.payload, proved.salt, proved.entry, proved.proof, provenance.token)
         ).encode()
         receipt_out.seek(0)
-        receipt_out.truncate(0)
         receipt_out.write(text)
+        receipt_out.truncate()  # after, and never before: the room that was reserved is not given back first
         receipt_out.flush()
         os.fsync(receipt_out.fileno())
         # 6. The names.

@@ -281,15 +281,23 @@ def create_home(
             (building / name).mkdir(mode=0o700)
         own = OwnLog.create(building, origin, plan.algorithms, plan.database, plan.guard)
         home = Home(building, own, organisation, ocsp_url)
-        with home.ledger() as ledger:
-            if plan.after is not None:
-                _follow(home, ledger, plan.after, at)
-            _authorities(home, ledger, host, at)
-            (building / SERVICE).mkdir(mode=0o700)
-            _enrol(home, ledger, building / SERVICE, "Lightseal Signing Service", at)
-        about = {"schema": SCHEMA, "organisation": organisation, "ocsp_url": ocsp_url}
-        (building / "home.json").write_text(json.dumps(about, indent=1) + "\n")
+        try:
+            _furnish(home, plan, host, at)
+            about = {"schema": SCHEMA, "organisation": organisation, "ocsp_url": ocsp_url}
+            (building / "home.json").write_text(json.dumps(about, indent=1) + "\n")
+        except BaseException:
+            own.remove()
+            raise
     return open_home(path)
+
+
+def _furnish(home: Home, plan: LogPlan, host: str, at: datetime) -> None:
+    with home.ledger() as ledger:
+        if plan.after is not None:
+            _follow(home, ledger, plan.after, at)
+        _authorities(home, ledger, host, at)
+        (home.path / SERVICE).mkdir(mode=0o700)
+        _enrol(home, ledger, home.path / SERVICE, "Lightseal Signing Service", at)
 
 
 def _follow(home: Home, ledger: Ledger, note: bytes, at: datetime) -> None:

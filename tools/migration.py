@@ -6,14 +6,15 @@ Every step can be repeated: a run that was interrupted is finished by the next o
 
 import json
 import secrets
+from contextlib import suppress
 from pathlib import Path
 
 from authn.errors import KeyFileError
 from authn.keys import open_key, store_key
 from storage.checkpoint import Checkpoint
 from storage.errors import MalformedKeyError
-from storage.guard import Guard
-from storage.keyring import Keyring
+from storage.guard import Guard, GuardExistsError
+from storage.keyring import Keyring, KeyringExistsError
 from storage.migrations import Migrated, migrate
 from storage.note import VerifierKey
 from tools.errors import HomeDamagedError, HomeMissingError
@@ -46,7 +47,7 @@ def _from_first(path: Path) -> Migrated:
         raise KeyFileError(f"{old} is missing")
     if not new.exists():
         store_key(new, open_key(f"file:{old}"), None)
-    if not own.keyring_path.exists():
+    with suppress(KeyringExistsError):
         Keyring.create(own.keyring_path, secrets.token_bytes(32))
     migrated = migrate(own.url, own.sealer())
     _remember(own)
@@ -65,9 +66,9 @@ def _new_key(own: OwnLog) -> Path:
 
 def _remember(own: OwnLog) -> None:
     """Make the guard, and tell it what the database acknowledged so far."""
-    guard: Guard = (
-        own.guard() if own.guard_path.exists() else Guard.create(own.guard_path, own.origin, own.open_note)
-    )
+    with suppress(GuardExistsError):
+        Guard.create(own.guard_path, own.origin, own.open_note)
+    guard = own.guard()
     with own.reader() as ledger:
         if ledger.size:
             known: Checkpoint | None = guard.newest()

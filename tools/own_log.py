@@ -8,6 +8,7 @@ import hashlib
 import json
 import secrets
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
@@ -24,11 +25,13 @@ from authn.keys import (
     verify_note,
 )
 from authn.sealing import seal, unseal
+from storage import durable
 from storage.audit import AuditReport, AuditState, Means, audit
 from storage.checkpoint import Checkpoint, open_checkpoint
 from storage.cosignature import sign_as_log
+from storage.database import remove
 from storage.entry import Kind
-from storage.errors import MalformedKeyError, NoteSignatureError, UnerasableError
+from storage.errors import LedgerError, MalformedKeyError, NoteSignatureError, UnerasableError
 from storage.growth import Sign
 from storage.guard import Guard
 from storage.keyring import Keyring, Sealer
@@ -75,9 +78,16 @@ class OwnLog:
             Ledger.create(log.url, origin, log.sealer()).close()
             log.save()
         except BaseException:
-            log.guard_path.unlink(missing_ok=True)  # it may lie elsewhere, where nobody else takes it away
+            log.remove()
             raise
         return log
+
+    def remove(self) -> None:
+        """Take away what was just made outside the home, where nobody else would: the log is not going to be used."""
+        self.guard_path.unlink(missing_ok=True)
+        if self.database is not None:
+            with suppress(LedgerError):
+                remove(self.database, self.origin)
 
     @classmethod
     def open(cls, home: Path, content: bytes) -> Self:
@@ -120,7 +130,7 @@ class OwnLog:
     @property
     def newest(self) -> VerifierKey:
         """The newest Ed25519 key, which signs every checkpoint now."""
-        return [key for key in self.signing if key.algorithm is Algorithm.ED25519][-1]
+        return self.ed25519[-1]
 
     @property
     def url(self) -> str:
@@ -222,28 +232,46 @@ class OwnLog:
 
     def begin_rotation(self, at: datetime) -> "OwnLog":
         """Make a new key that signs beside the old one; its entry is there before it signs."""
-        if sum(key.algorithm is Algorithm.ED25519 for key in self.signing) > 1:
-            raise RotationError("a rotation has begun already, and both keys sign")
-        key = _new_key(self.home, self.origin, Algorithm.ED25519)
-        try:
-            self.record(Kind.POLICY, {"change": "rotate-key", "key": str(key)}, at)
-        except BaseException:
-            _key_path(self.home, key).unlink(missing_ok=True)  # it never signed
-            raise
-        rotated = replace(self, keys=(*self.keys, key), signing=(*self.signing, key))
-        rotated.save()
-        return rotated
+        with durable.changing(self.home / FILE):  # one rotation at a time
+            own = self.as_saved()
+            if len(own.ed25519) > 1:
+                raise RotationError("a rotation has begun already, and both keys sign")
+            key = own.announced_key(at)
+            rotated = replace(own, keys=(*own.keys, key), signing=(*own.signing, key))
+            rotated.save()
+            return rotated
 
     def end_rotation(self, at: datetime) -> "OwnLog":
         """Let the new key sign alone; the old one's last signature is under the entry that says so."""
-        old = [key for key in self.signing if key.algorithm is Algorithm.ED25519][:-1]
-        if not old:
-            raise RotationError("no rotation has begun")
-        gone = [str(key) for key in old]
-        self.record(Kind.POLICY, {"change": "retire-key", "keys": gone, "key": str(self.newest)}, at)
-        ended = replace(self, signing=tuple(key for key in self.signing if key not in old))
-        ended.save()
-        return ended
+        with durable.changing(self.home / FILE):
+            own = self.as_saved()
+            *old, newest = own.ed25519
+            if not old:
+                raise RotationError("no rotation has begun")
+            gone = [str(key) for key in old]
+            own.record(Kind.POLICY, {"change": "retire-key", "keys": gone, "key": str(newest)}, at)
+            ended = replace(own, signing=tuple(key for key in own.signing if key not in old))
+            ended.save()
+            return ended
+
+    @property
+    def ed25519(self) -> tuple[VerifierKey, ...]:
+        """The Ed25519 keys that sign now, oldest first: two while a rotation goes on."""
+        return tuple(key for key in self.signing if key.algorithm is Algorithm.ED25519)
+
+    def announced_key(self, at: datetime) -> VerifierKey:
+        """Make a key whose entry is recorded; where nothing was, the key is gone again."""
+        with self.writer() as ledger:
+            before = ledger.size
+            key = _new_key(self.home, self.origin, Algorithm.ED25519)
+            record = self.own_record(Kind.POLICY, {"change": "rotate-key", "key": str(key)})
+            try:
+                ledger.append([record], at, self.signer())
+            except BaseException:
+                if ledger.size == before:
+                    _key_path(self.home, key).unlink(missing_ok=True)
+                raise
+        return key
 
 
 def operator(origin: str) -> bytes:

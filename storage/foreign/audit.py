@@ -8,6 +8,7 @@ anew by someone with its key; for that, compare with checkpoints kept elsewhere,
 """
 
 from collections.abc import Iterator
+from contextlib import suppress
 from datetime import datetime
 from enum import Enum, auto
 
@@ -15,8 +16,15 @@ from storage.audit import MAX_FINDINGS, AuditReport, Code, Divergence
 from storage.checkpoint import Checkpoint
 from storage.derivation import DerivedTile, DerivedTree
 from storage.entry import Entry
-from storage.errors import MalformedEntryError, MalformedError, ProofError
-from storage.foreign.follow import Open
+from storage.errors import (
+    MalformedCheckpointError,
+    MalformedEntryError,
+    MalformedError,
+    MalformedNoteError,
+    NoteSignatureError,
+    ProofError,
+)
+from storage.foreign.follow import Follower, Open, open_served
 from storage.foreign.source import (
     MalformedBundleError,
     Source,
@@ -25,7 +33,7 @@ from storage.foreign.source import (
     fetch_bodies,
     fetch_tile,
 )
-from storage.merkle import EMPTY_ROOT, HASH_BYTES, TILE_HEIGHT, TILE_WIDTH
+from storage.merkle import EMPTY_ROOT, HASH_BYTES, TILE_HEIGHT, TILE_WIDTH, Frontier, leaf_hash
 
 
 class Bodies(Enum):
@@ -46,12 +54,74 @@ def audit_source(source: Source, open_note: Open, bodies: Bodies) -> AuditReport
     """
     note = source.checkpoint()
     try:
-        checkpoint = open_note(note)
+        checkpoint = open_served(note, open_note)
     except ProofError as error:
         return _unopened(Code.CHECKPOINT_SIGNATURE, error)
     except MalformedError as error:
         return _unopened(Code.CHECKPOINT_MALFORMED, error)
     return _Audit(source, checkpoint, bodies).run()
+
+
+def audit_onwards(follower: Follower, bodies: Bodies) -> AuditReport:
+    """Read what the log gained since the follower's state, proven to follow what was read before.
+
+    Each entry is judged as `audit_source` judges it, the first one beside the last of those
+    read before. Where a finding begins, the state stays: the next audit begins there again. What
+    contradicts an earlier checkpoint, or does not lead to this one, is raised by the follower.
+    """
+    before = follower.state
+    frontier = Frontier() if before is None else Frontier(before.consumed, before.frontier)
+    start, origin, judged = frontier.size, "", _Judged(bodies)
+    try:
+        for chunk in follower.advance_comparing_tiles():
+            origin = chunk.checkpoint.origin
+            if chunk.before is not None:
+                judged.follow(chunk.before)
+            for index, body in enumerate(chunk.bodies, chunk.start):
+                frontier.append(leaf_hash(body))
+                judged.entry(index, body)
+            if judged.findings:
+                follower.stay()
+    except NoteSignatureError as error:
+        return _unopened(Code.CHECKPOINT_SIGNATURE, error)
+    except (MalformedNoteError, MalformedCheckpointError) as error:
+        return _unopened(Code.CHECKPOINT_MALFORMED, error)
+    return AuditReport(origin, frontier.size, frontier.root(), tuple(judged.findings), judged.omitted, start)
+
+
+class _Judged:
+    """What is wrong so far, and what the next entry must not be dated before."""
+
+    def __init__(self, bodies: Bodies) -> None:
+        self._bodies = bodies
+        self._last: datetime | None = None
+        self.findings: list[Divergence] = []
+        self.omitted = 0
+
+    def add(self, code: Code, index: int, explanation: str) -> None:
+        if len(self.findings) < MAX_FINDINGS:
+            self.findings.append(Divergence(code, index, explanation))
+        else:
+            self.omitted += 1
+
+    def follow(self, body: bytes) -> None:
+        """Take the time of an entry that was judged before; one that cannot be read was reported then."""
+        if self._bodies is Bodies.OURS:
+            with suppress(MalformedEntryError):
+                self._last = Entry.parse(body).logged_at
+
+    def entry(self, index: int, body: bytes) -> None:
+        """Where entries are ours, they are canonical and their times never go back."""
+        if self._bodies is Bodies.OPAQUE:
+            return
+        try:
+            entry = Entry.parse(body)
+        except MalformedEntryError:
+            self.add(Code.ENTRY_MALFORMED, index, f"The body of entry {index} is not an entry.")
+            return
+        if self._last is not None and entry.logged_at < self._last:
+            self.add(Code.ENTRY_TIME, index, f"Entry {index} is dated before its predecessor.")
+        self._last = entry.logged_at
 
 
 class _Audit:
@@ -60,11 +130,8 @@ class _Audit:
     def __init__(self, source: Source, checkpoint: Checkpoint, bodies: Bodies) -> None:
         self._source = source
         self._checkpoint = checkpoint
-        self._bodies = bodies
         self._tree = DerivedTree()
-        self._last: datetime | None = None
-        self._findings: list[Divergence] = []
-        self._omitted = 0
+        self._judged = _Judged(bodies)
 
     def run(self) -> AuditReport:
         # The plan:
@@ -74,8 +141,7 @@ class _Audit:
         #    the partial ones of this checkpoint.
         # 4. Compare the root (I4).
         for body in self._read():  # 1
-            if self._bodies is Bodies.OURS:
-                self._entry(body)  # 2
+            self._judged.entry(self._tree.size, body)  # 2
             for tile in self._tree.append(body):  # 3
                 self._compare(tile)
         if self._tree.size == self._checkpoint.size:
@@ -84,16 +150,13 @@ class _Audit:
         size, root = self._tree.size, self._tree.root()  # 4
         if size != self._checkpoint.size:
             said = f"Checkpoint {self._checkpoint.size} was signed; {size} entries can be read."
-            self._add(Code.CHECKPOINT_SIZE, size, said)
+            self._judged.add(Code.CHECKPOINT_SIZE, size, said)
         elif root != self._checkpoint.root:
-            self._add(Code.CHECKPOINT_ROOT, size, f"Checkpoint {size} has another root than its entries.")
-        return AuditReport(self._checkpoint.origin, size, root, tuple(self._findings), self._omitted)
-
-    def _add(self, code: Code, index: int, explanation: str) -> None:
-        if len(self._findings) < MAX_FINDINGS:
-            self._findings.append(Divergence(code, index, explanation))
-        else:
-            self._omitted += 1
+            self._judged.add(
+                Code.CHECKPOINT_ROOT, size, f"Checkpoint {size} has another root than its entries."
+            )
+        judged = self._judged
+        return AuditReport(self._checkpoint.origin, size, root, tuple(judged.findings), judged.omitted)
 
     def _read(self) -> Iterator[bytes]:
         size = self._checkpoint.size
@@ -102,36 +165,25 @@ class _Audit:
                 yield from fetch_bodies(self._source, first // TILE_WIDTH, min(TILE_WIDTH, size - first))
             except MalformedBundleError as error:
                 index = first + error.complete
-                self._add(Code.ENTRY_MISSING, index, f"Entry {index} cannot be read: {error}")
+                self._judged.add(Code.ENTRY_MISSING, index, f"Entry {index} cannot be read: {error}")
                 return
             except (SourceMissingError, SourceAnswerError) as error:
-                self._add(Code.ENTRY_MISSING, first, f"Entry {first} cannot be read: {error}")
+                self._judged.add(Code.ENTRY_MISSING, first, f"Entry {first} cannot be read: {error}")
                 return
-
-    def _entry(self, body: bytes) -> None:
-        index = self._tree.size
-        try:
-            entry = Entry.parse(body)
-        except MalformedEntryError:
-            self._add(Code.ENTRY_MALFORMED, index, f"The body of entry {index} is not an entry.")
-            return
-        if self._last is not None and entry.logged_at < self._last:
-            self._add(Code.ENTRY_TIME, index, f"Entry {index} is dated before its predecessor.")
-        self._last = entry.logged_at
 
     def _compare(self, tile: DerivedTile) -> None:
         try:
             served = fetch_tile(self._source, tile.level, tile.number, tile.width)
         except (SourceMissingError, SourceAnswerError) as error:
             said = f"Tile {tile.level}/{tile.number} cannot be read: {error}"
-            self._add(Code.TILE_MISSING, tile.first, said)
+            self._judged.add(Code.TILE_MISSING, tile.first, said)
             return
         places = range(0, max(len(tile.hashes), len(served)), HASH_BYTES)
         wrong = [at for at in places if served[at : at + HASH_BYTES] != tile.hashes[at : at + HASH_BYTES]]
         if wrong:
             index = tile.first + (wrong[0] // HASH_BYTES << TILE_HEIGHT * tile.level)
             said = f"Tile {tile.level}/{tile.number} is not what its entries hash to, from entry {index} on."
-            self._add(Code.TILE_DIFFERS, index, said)
+            self._judged.add(Code.TILE_DIFFERS, index, said)
 
 
 def _unopened(code: Code, error: ProofError | MalformedError) -> AuditReport:

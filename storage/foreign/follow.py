@@ -12,7 +12,7 @@ import fcntl
 import hashlib
 import os
 from collections.abc import Callable, Collection, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Final
@@ -20,7 +20,15 @@ from typing import Final
 from storage import base64text, durable
 from storage.checkpoint import MAX_SIZE, Checkpoint
 from storage.entry import Entry, Kind
-from storage.errors import Error, LedgerDamagedError, MalformedEntryError, MalformedError, ProofError
+from storage.errors import (
+    Error,
+    LedgerDamagedError,
+    MalformedCheckpointError,
+    MalformedEntryError,
+    MalformedError,
+    NoteSignatureError,
+    ProofError,
+)
 from storage.foreign.proven import ProvenTiles, UnprovenTileError, perfect_root
 from storage.foreign.source import (
     MAX_CHECKPOINT_BYTES,
@@ -32,6 +40,7 @@ from storage.foreign.source import (
     fetch_tile,
 )
 from storage.merkle import TILE_WIDTH, Frontier, leaf_hash
+from storage.note import Note, checkpoint_lines
 
 Open = Callable[[bytes], Checkpoint]
 """Opens a signed checkpoint with the keys one trusts, and raises if none of them signed it."""
@@ -78,6 +87,22 @@ class UnprovenEntryError(ProofError):
     def __init__(self, message: str, index: int) -> None:
         super().__init__(message)
         self.index = index
+
+
+class ExtendedCheckpointError(Error):
+    """The log signed a checkpoint that says more than we read."""
+
+    code = "foreign-checkpoint-extended"
+    remedy = (
+        "Audit this log with a program that knows its extension lines; nothing speaks against the log itself."
+    )
+
+
+class FollowKeysError(Error):
+    """The state file's own checkpoint is signed by none of the keys given."""
+
+    code = "follow-keys"
+    remedy = "Give all keys of the log, if its key was rotated; give each log a state file of its own."
 
 
 class FollowBusyError(Error):
@@ -137,6 +162,12 @@ class Chunk:
     start: int
     bodies: tuple[bytes, ...]
     checkpoint: Checkpoint
+    before: bytes | None = None
+    """The entry before `start`, proven as well, in the first chunk for an auditor; None where there is none."""
+
+
+_Compare = Callable[[int, list[bytes]], None]
+_Before = Callable[[ProvenTiles, int], bytes | None]
 
 
 class Follower:
@@ -146,6 +177,7 @@ class Follower:
         self._source = source
         self._open = open_note
         self._path = state
+        self._staying = False
 
     @property
     def state(self) -> State | None:
@@ -160,13 +192,20 @@ class Follower:
         Each chunk is proven by its own hashes and the tiles above them. The tiles of leaf hashes that
         the log also serves are not looked at; `advance_comparing_tiles` does that.
         """
-        return self._advance(_compare_nothing)
+        return self._advance(_compare_nothing, _nothing_before)
 
     def advance_comparing_tiles(self) -> Iterator[Chunk]:
-        """As `advance`, but also refuse a tile of leaf hashes that differs from its entries."""
-        return self._advance(self._compare_tile)
+        """As `advance`, for an auditor: refuse a tile of leaf hashes that differs from its entries.
 
-    def _advance(self, compare: Callable[[int, list[bytes]], None]) -> Iterator[Chunk]:
+        The first chunk comes with the entry before it, which was consumed earlier.
+        """
+        return self._advance(self._compare_tile, self._before)
+
+    def stay(self) -> None:
+        """Remember neither this chunk as consumed nor any after it: they are handed out the next time too."""
+        self._staying = True
+
+    def _advance(self, compare: _Compare, before: _Before) -> Iterator[Chunk]:
         # The plan:
         # 1. Fetch the newest checkpoint; open it with the keys we trust (tlog-checkpoint).
         # 2. Refuse it where its log is another, it is smaller than one we accepted, or equal with another root.
@@ -176,15 +215,16 @@ class Follower:
         # 5. For each bundle: read it strictly, hash it, find it in the proven tiles. The frontier, grown
         #    from nothing but bodies, must at last fold to the signed root. Then hand the bundle out.
         # 6. Asked for more, remember that it was consumed; on the disk now and then, and in the end.
+        self._staying = False
         with _locked(self._path):
             seen = _read_state(self._path)
             note = self._source.checkpoint()
-            checkpoint = self._open(note)  # 1
+            checkpoint = open_served(note, self._open)  # 1
             if seen is None:
                 seen = State(0, (), b"")
                 accepted = Checkpoint(checkpoint.origin, 0, Frontier().root())
             else:
-                accepted = self._open(seen.note)
+                accepted = self._accepted(seen)
                 self._require_later(accepted, seen.note, checkpoint, note)  # 2
             if seen.consumed > accepted.size:
                 raise MalformedStateError("The state claims more entries than its checkpoint has.")
@@ -192,14 +232,14 @@ class Follower:
             self._require_one_history(tiles, seen, accepted, note)
             if note != seen.note:
                 self._keep(State(seen.consumed, seen.frontier, note))  # 4
-            yield from self._chunks(tiles, checkpoint, State(seen.consumed, seen.frontier, note), compare)
+            kept = State(seen.consumed, seen.frontier, note)
+            last = before(tiles, seen.consumed) if seen.consumed < checkpoint.size else None
+            for chunk in self._chunks(tiles, checkpoint, kept, compare):
+                yield chunk if last is None else replace(chunk, before=last)
+                last = None
 
     def _chunks(
-        self,
-        tiles: ProvenTiles,
-        checkpoint: Checkpoint,
-        kept: State,
-        compare: Callable[[int, list[bytes]], None],
+        self, tiles: ProvenTiles, checkpoint: Checkpoint, kept: State, compare: _Compare
     ) -> Iterator[Chunk]:
         frontier, reached = Frontier(kept.consumed, kept.frontier), kept
         try:
@@ -211,6 +251,8 @@ class Follower:
                 if frontier.size == checkpoint.size and frontier.root() != checkpoint.root:
                     raise UnprovenEntryError("The entries do not add up to the checkpoint.", start)
                 yield Chunk(start, tuple(bodies), checkpoint)
+                if self._staying:
+                    continue
                 reached = State(frontier.size, frontier.nodes, kept.note)  # 6
                 if reached.consumed - kept.consumed >= KEEP_EVERY * TILE_WIDTH:
                     self._keep(reached)
@@ -218,6 +260,14 @@ class Follower:
         finally:
             if reached != kept:
                 self._keep(reached)
+
+    def _accepted(self, seen: State) -> Checkpoint:
+        try:
+            return self._open(seen.note)
+        except NoteSignatureError as error:
+            raise FollowKeysError(f"The checkpoint in {self._path} is by none of these keys.") from error
+        except MalformedError as error:
+            raise MalformedStateError("The state's own note is not a checkpoint.") from error
 
     def _require_later(self, accepted: Checkpoint, kept: bytes, checkpoint: Checkpoint, note: bytes) -> None:
         if checkpoint.origin != accepted.origin:
@@ -257,9 +307,11 @@ class Follower:
         if consumed != seen.frontier:
             raise MalformedStateError("The state's entries are not those of the checkpoint beside them.")
 
-    def _bodies(
-        self, tiles: ProvenTiles, start: int, compare: Callable[[int, list[bytes]], None]
-    ) -> list[bytes]:
+    def _before(self, tiles: ProvenTiles, start: int) -> bytes | None:
+        """Read again what was consumed last."""
+        return self._bodies(tiles, start - 1, _compare_nothing)[0] if start else None
+
+    def _bodies(self, tiles: ProvenTiles, start: int, compare: _Compare) -> list[bytes]:
         number, skip = divmod(start, TILE_WIDTH)
         first = start - skip
         width = min(TILE_WIDTH, tiles.size - first)
@@ -351,6 +403,28 @@ def _first_difference(seen: State, consumed: tuple[bytes, ...]) -> int:
 
 def _compare_nothing(number: int, leaves: list[bytes]) -> None:
     """The log's other tiles are not asked for."""
+
+
+def _nothing_before(tiles: ProvenTiles, start: int) -> None:
+    """What was consumed is not read again."""
+
+
+def open_served(note: bytes, open_note: Open) -> Checkpoint:
+    """Open what a log serves as its checkpoint; where it has extension lines, say that we do not read them.
+
+    The specification (tlog-checkpoint, Note text) lets a log write them, so they are no flaw of it.
+    """
+    try:
+        return open_note(note)
+    except (
+        MalformedCheckpointError
+    ) as error:  # its signature was good, or another error would have come first
+        origin, size, _, extension = checkpoint_lines(Note.parse(note).text)
+        if not extension:
+            raise
+        raise ExtendedCheckpointError(
+            f"The checkpoint of {origin} at {size} entries has {len(extension)} extension lines, which are not read here."
+        ) from error
 
 
 @contextlib.contextmanager

@@ -16,6 +16,7 @@ import ssl
 import stat
 import threading
 import time
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
@@ -35,6 +36,8 @@ MAX_WAIT: Final = 60.0
 _AGAIN = frozenset({429, 500, 502, 503, 504})
 _MISSING = frozenset({404, 410})
 _FIRST_WAIT = 0.5
+_GZIP_OVERHEAD = 1024
+"""What gzip may add to bytes that do not shrink, besides a thousandth of them: its head, a file's name."""
 _URL_PATH = re.compile(r"(?:/[!-~]*)?")
 
 
@@ -63,7 +66,7 @@ class SourceAnswerError(Error):
     """The log answered, with something that is no answer to the question."""
 
     code = "source-answer"
-    remedy = "Check the URL; redirects are not followed and compressed answers not read."
+    remedy = "Check the URL; redirects are not followed, and no encoding but gzip is read."
 
 
 class MalformedBundleError(MalformedError):
@@ -148,6 +151,8 @@ class HttpSource:
         try:
             parts = urlsplit(url)
             host, port = parts.hostname, parts.port
+            # What the resolver would do, and fail at: labels that are empty or too long.
+            (host or "").encode("idna")
         except ValueError as error:
             raise SourceAddressError("The address is not a URL.") from error
         if (
@@ -231,7 +236,7 @@ class HttpSource:
             self._connection.request(
                 "GET",
                 f"{self._prefix}/{name}",
-                headers={"Accept-Encoding": "identity", "User-Agent": "lightseal"},
+                headers={"Accept-Encoding": "gzip, identity", "User-Agent": "lightseal"},
             )
             with self._connection.getresponse() as response:
                 data = self._read(response, name, limit)
@@ -257,16 +262,22 @@ class HttpSource:
         if status != http.HTTPStatus.OK:
             what = "a redirect, HTTP" if 300 <= status < 400 else "the HTTP status"
             raise SourceAnswerError(f"{self._host} answered with {what} {status} when asked for {name}.")
-        if response.getheader("Content-Encoding", "identity") != "identity":
-            raise SourceAnswerError(f"{self._host} sent {name} compressed, which nobody asked for.")
-        if response.length is not None and response.length > limit:
-            raise SourceAnswerError(f"{self._host} announces more than {limit} bytes for {name}.")
-        data = response.read(limit + 1)
-        if len(data) > limit:
-            raise SourceAnswerError(f"{self._host} sent more than {limit} bytes for {name}.")
+        # tlog-tiles, Parameters: a log may send gzip without being asked, and a client should read it.
+        encoding = response.getheader("Content-Encoding", "identity").strip().lower()
+        if encoding not in {"identity", "gzip"}:
+            raise SourceAnswerError(f"{self._host} sent {name} in an encoding that nobody asked for.")
+        longest = limit if encoding == "identity" else limit + limit // 1000 + _GZIP_OVERHEAD
+        if response.length is not None and response.length > longest:
+            raise SourceAnswerError(f"{self._host} announces more than {longest} bytes for {name}.")
+        data = response.read(longest + 1)
+        if len(data) > longest:
+            raise SourceAnswerError(f"{self._host} sent more than {longest} bytes for {name}.")
         if response.length:
             raise http.client.IncompleteRead(data, response.length)
-        return data
+        try:
+            return data if encoding == "identity" else _gunzipped(data, limit)
+        except _GzipError as error:
+            raise SourceAnswerError(f"{self._host} sent {name} {error}.") from error
 
     def _abandon(self, late: threading.Event) -> None:
         late.set()
@@ -284,6 +295,26 @@ class _Busy(Exception):  # noqa: N818 - caught a few lines above, and never leav
         super().__init__(status)
         self.status = status
         self.wait = wait
+
+
+class _GzipError(Exception):
+    """How the compressed answer is wrong, as the end of a sentence."""
+
+
+def _gunzipped(data: bytes, limit: int) -> bytes:
+    """Decompress exactly one member (RFC 1952), and never more than a byte beyond `limit`."""
+    inflating = zlib.decompressobj(wbits=16 + zlib.MAX_WBITS)
+    try:
+        plain = inflating.decompress(data, limit + 1)
+    except zlib.error as error:
+        raise _GzipError("compressed, and damaged") from error
+    if len(plain) > limit:
+        raise _GzipError(f"compressed, with more than {limit} bytes in it")
+    if not inflating.eof:
+        raise _GzipError("compressed, and cut short")
+    if inflating.unused_data:
+        raise _GzipError("compressed, and more behind it")
+    return plain
 
 
 def fetch_tile(source: Source, level: int, number: int, width: int) -> bytes:

@@ -56,7 +56,9 @@ def migrate(url: str, sealer: Sealer) -> Migrated:
                 raise LedgerDamagedError(
                     "The migration would have changed what was recorded; nothing was changed."
                 )
-            return Migrated(before, _revision(connection), history[0], history[1])
+            done = Migrated(before, _revision(connection), history[0], history[1])
+        database.settle(url)
+        return done
     finally:
         engine.dispose()
 
@@ -103,9 +105,9 @@ def _history(connection: sa.Connection) -> tuple[int, bytes, bytes, Any]:
     for row in connection.execute(sa.text("SELECT size, note, time FROM checkpoint ORDER BY size")):
         notes.update(b"%d %d %d %b" % (row.size, row.time, len(row.note), row.note))
     head = connection.execute(sa.text("SELECT origin, size, root, frontier, time FROM head")).one_or_none()
-    return frontier.size, frontier.root(), notes.digest(), head and tuple(map(bytes_or_same, head))
+    return frontier.size, frontier.root(), notes.digest(), head and tuple(map(_as_bytes, head))
 
 
-def bytes_or_same(value: Any) -> Any:
+def _as_bytes(value: Any) -> Any:
     """Make bytes of a view of bytes, and nothing of anything else."""
     return bytes(value) if isinstance(value, memoryview) else value

@@ -32,7 +32,8 @@ from storage.note import Note, Signature, Verify
 from storage.policy import Policy, WitnessKey
 from storage.witness.memory import SIZE, Request
 
-MAX_ANSWER_BYTES = 1 << 16
+# A note with sixteen signatures of nearly 5 kB each (signed-note) fits into it.
+MAX_ANSWER_BYTES = 1 << 17
 MAX_AHEAD_SECONDS = 3600
 
 _SIZE_ANSWER = re.compile(rb"(0|[1-9][0-9]{0,18})\n")
@@ -45,10 +46,10 @@ class RolledBackError(LedgerError):
     one overtook looks the same: compare `size` with the ledger's before despairing.
     """
 
-    code: ClassVar[str] = "ledger-rolled-back"
+    code: ClassVar[str] = "witness-saw-more"
     remedy: ClassVar[str] = (
-        "Record nothing more until it is clear who is right: if this database is older than what was published,"
-        " restore the newest backup; if entries are lost for good, freeze this origin and begin a new one."
+        "Record nothing more, and ask that witness for the checkpoint it saw: if this log signed it, this database"
+        " is older than what was published, so restore the newest backup, or freeze this origin and begin a new one."
     )
 
     def __init__(self, reason: str, size: int, evidence: bytes) -> None:
@@ -390,6 +391,8 @@ def _prefix(witness: WitnessKey) -> str:
 def _address(url: str) -> SplitResult:
     try:
         address = urlsplit(url)
+        # What the resolver would do, and fail at: labels that are empty or too long.
+        (address.hostname or "").encode("idna")
         # Reading the port checks it.
         plain = url.isascii() and url.isprintable() and " " not in url and address.port != 0
     except ValueError as error:

@@ -36,7 +36,8 @@ from storage.merkle import EMPTY_ROOT, verify_consistency
 from storage.note import Note, VerifierKey, Verify, open_note
 
 MAX_PROOF_LINES = 63
-MAX_REQUEST_BYTES = 1 << 16
+# The proof, and a note with sixteen signatures of nearly 5 kB each (signed-note), fit into it.
+MAX_REQUEST_BYTES = 1 << 17
 # A log that forks again and again proves no more by it, and must not fill the disk.
 MAX_REFUSALS = 256
 

@@ -32,6 +32,7 @@ from storage.errors import (
     LedgerSealedError,
     MalformedEntryError,
     MalformedNoteError,
+    NotRememberedError,
     ReadOnlyError,
     UnerasableError,
     UnknownEntryError,
@@ -323,29 +324,106 @@ class CrashError(Exception):
 
 
 class CrashingSealer(Sealer):
-    """Dies when it is to forget, after the database did."""
+    """Dies before it forgets."""
 
     def forget(self, index: int) -> None:
         raise CrashError(index)
 
 
+class LateSealer(Sealer):
+    """Forgets, and dies before the database learns of it."""
+
+    def forget(self, index: int) -> None:
+        Sealer.forget(self, index)
+        raise CrashError(index)
+
+
+@pytest.mark.parametrize("kind", [CrashingSealer, LateSealer])
 def test_an_erasure_cut_short_is_finished_by_asking_again(
-    create, url, means, sealer, log, make_record
+    create, url, means, sealer, log, make_record, kind: type[Sealer]
 ) -> None:
+    """The flaw it would catch: a crash between database and keyring, after which the payload is readable for ever."""
     with create(url) as ledger:
         ledger.append([make_record(0), make_record(1)], AT, log.sign)
-    with (
-        Ledger.open(url, CrashingSealer(sealer.keyring, seal, unseal)) as ledger,
-        pytest.raises(CrashError),
-    ):
+    with Ledger.open(url, kind(sealer.keyring, seal, unseal)) as ledger, pytest.raises(CrashError):
         ledger.erase(0, SALT, AT, log.sign)
-    assert sealer.keyring.holds(0)
+    assert sealer.keyring.holds(0) == (kind is CrashingSealer)
+    assert bool(audit(url, means).findings) == (kind is LateSealer)
     with Ledger.open(url, sealer) as ledger:
+        assert ledger.size == 2
+        assert ledger.erase(0, bytes(32), AT, log.sign) == 2
         assert ledger.payload(0) is None
         assert ledger.erase(0, bytes(32), AT, log.sign) is None
-        assert ledger.size == 3
     assert not sealer.keyring.holds(0)
     assert audit(url, means).findings == ()
+
+
+def test_what_was_lost_is_erased_all_the_same(ledger, url, means, sealer, log, make_record, tamper) -> None:
+    """A row that somebody deleted may lie in a backup: only a destroyed key says that it was erased."""
+    ledger.append([make_record(0), make_record(1)], AT, log.sign)
+    tamper(url, "DELETE FROM secret WHERE idx = 0")
+    assert ledger.erase(0, SALT, AT, log.sign) == 2
+    assert ledger.find(*make_record(0).lookups[0]) == ()
+    assert not sealer.holds(0)
+    assert audit(url, means).findings == ()
+
+
+def test_a_database_put_back_under_a_running_writer_is_noticed(
+    create, url, sealer, log, make_record, snapshot, tamper, tmp_path
+) -> None:
+    """The flaw it would catch: a standby that lags takes over, and acknowledged indices are given out twice."""
+    guard = Guard.create(
+        tmp_path / "guard", log.name, lambda note: open_checkpoint(note, [log.key], log.verify)
+    )
+    create(url).close()
+    with Ledger.open(url, sealer, guard) as ledger:
+        ledger.append([make_record(number) for number in range(10)], AT, log.sign)
+        before = snapshot(url)
+        ledger.append([make_record(number) for number in range(10, 20)], AT, log.sign)
+        tamper(url, *before)
+        for attempt in (
+            lambda: ledger.append([make_record(99)], AT, log.sign),
+            lambda: ledger.erase(0, SALT, AT, log.sign),
+            lambda: ledger.freeze(make_record(99), AT, log.sign),
+        ):
+            with pytest.raises(RolledBackError):
+                attempt()
+        assert ledger.size == 10
+
+
+def test_what_the_guard_was_not_told_is_recorded_and_said_so(
+    create, url, sealer, log, make_record, tmp_path
+) -> None:
+    path = tmp_path / "guard"
+    guard = Guard.create(path, log.name, lambda note: open_checkpoint(note, [log.key], log.verify))
+    create(url).close()
+    with Ledger.open(url, sealer, guard) as ledger:
+        ledger.append([make_record(0)], AT, log.sign)
+
+        def signing_while_the_disk_goes(text: str) -> bytes:
+            path.rename(tmp_path / "away")
+            return log.sign(text)
+
+        with pytest.raises(NotRememberedError):
+            ledger.append([make_record(1)], AT, signing_while_the_disk_goes)
+        (tmp_path / "away").rename(path)
+        assert ledger.append([make_record(1)], AT, log.sign) == (1,)
+    assert guard.newest().size == 2
+
+
+def test_a_snapshot_inside_a_snapshot_is_the_outer_one(ledger, log, make_record) -> None:
+    ledger.append([make_record(0)], AT, log.sign)
+    with ledger.at_once():
+        with ledger.at_once():
+            assert ledger.size == 1
+        ledger.append([make_record(1)], AT, log.sign)
+        assert ledger.size == 1
+
+
+def test_a_record_does_not_show_what_it_hides(make_record) -> None:
+    shown = repr(make_record(7))
+    assert "claim" not in shown
+    assert repr(make_record(7).salt)[2:10] not in shown
 
 
 def test_those_who_erase_at_once_record_it_once(ledger, url, means, log, make_record) -> None:

@@ -26,7 +26,8 @@ from storage.entry import Kind
 from storage.errors import ConflictingRecordError, DiskFullError, LedgerDamagedError
 from storage.keyring import Keyring, Sealer
 from storage.ledger import Ledger
-from storage.log_app import MAX_BODY_BYTES, Settings, log_app
+from storage.log_add import MAX_BODY_BYTES, Settings
+from storage.log_app import log_app
 from storage.merkle import leaf_hash, verify_consistency, verify_inclusion
 from storage.proof import InclusionProof
 from storage.receipt import Receipt
@@ -128,7 +129,7 @@ class Sites:
         sequencer = self._stack.enter_context(Sequencer(append or record, limit))
         chosen = {
             "published": reader.checkpoint,
-            "witnessed": lambda: 0,
+            "witnessed": None,
             "authorise": {"a-token": "a writer", "b-token": "b writer"}.get,
         } | settings
         site.port = self._stack.enter_context(served(log_app(reader, sequencer, Settings(**chosen))))
@@ -387,7 +388,7 @@ def test_the_log_of_another_program_is_served_under_the_same_paths(shared) -> No
             return b"".join(len(body).to_bytes(2, "big") + body for body in bodies[:width])
 
     now = [vector["sizes"][0]]
-    nobody = Settings(lambda: now[0]["checkpoint"], lambda: 0, lambda _token: None)
+    nobody = Settings(lambda: now[0]["checkpoint"], None, lambda _token: None)
     app = log_app(Tessera(), None, nobody)
     with served(app) as port:
         site = Site(app, port)
@@ -760,7 +761,7 @@ def test_a_frozen_log_takes_nothing_and_is_read_on(site_of, log) -> None:
 
 def test_a_record_that_contradicts_an_earlier_one_is_refused_alone(site_of) -> None:
     site = site_of(3)
-    other = Record(Kind.ISSUE, fresh(0).payload, fresh(0).salt, fresh(0).key)
+    other = Record(Kind.TOKEN, fresh(0).payload, fresh(0).salt, fresh(0).key)
     assert_error(site.add(other), 409, "record-conflicting")
     assert site.add(fresh(3)).json["index"] == 3
 
@@ -768,7 +769,7 @@ def test_a_record_that_contradicts_an_earlier_one_is_refused_alone(site_of) -> N
 def test_a_log_without_a_sequencer_takes_nothing(sqlite_url, log, sealer) -> None:
     with Ledger.create(sqlite_url, log.name, sealer) as ledger:
         ledger.append([fresh(0)], AT, log.sign)
-        app = log_app(ledger, None, Settings(ledger.checkpoint, lambda: 0, lambda _token: "anyone"))
+        app = log_app(ledger, None, Settings(ledger.checkpoint, None, lambda _token: "anyone"))
         with served(app) as port:
             assert_error(Site(ledger, port).add(fresh(1)), 404, "not-found")
             assert Site(ledger, port).ask("/proof/0").status == 200

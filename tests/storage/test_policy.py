@@ -24,6 +24,7 @@ from storage.policy import (
     KnownLog,
     MalformedPolicyError,
     Policy,
+    PolicyOtherLogError,
     QuorumMissingError,
     WitnessKey,
     open_witnessed,
@@ -125,6 +126,48 @@ def test_a_quorum_is_decided_as_the_definition_decides_it(drawn: tuple[str, list
             assert policy.satisfied(chosen) is expected
             # One more witness never takes a quorum away.
             assert not expected or all(policy.satisfied(chosen | {more}) for more in witnesses)
+
+
+@given(policies(), st.data())
+def test_the_time_of_a_quorum_is_the_first_at_which_it_was_one(
+    drawn: tuple[str, list[str]], data: st.DataObject
+) -> None:
+    text, witnesses = drawn
+    policy, quorum = Policy.parse(text), text.split()[-1]
+    times = data.draw(st.dictionaries(st.sampled_from(witnesses), st.integers(0, 12)))
+    seen = [Cosigner(key(name), at) for name, at in times.items()]
+    # Every moment is tried; who states no time (0) witnessed at none that is known.
+    moments = [
+        moment
+        for moment in range(14)
+        if spec_witnesses(text, quorum, frozenset(name for name, at in times.items() if 1 <= at <= moment))
+    ]
+    assert policy.satisfied_at(seen) == (moments[0] if moments else None)
+    # Somebody whom the policy does not know changes nothing.
+    assert policy.satisfied_at([Cosigner(key("stranger"), 1), *seen]) == policy.satisfied_at(seen)
+
+
+def test_a_policy_that_asks_for_nobody_dates_nothing() -> None:
+    policy = Policy.parse(f"witness w {W1}\nquorum none\n")
+    assert policy.satisfied_at([Cosigner(W1, 5)]) is None
+
+
+def test_a_policy_that_names_logs_is_about_no_other_log() -> None:
+    other, newer = key("other.example", Algorithm.ED25519), key("log.example", Algorithm.ML_DSA_44)
+    policy = Policy.parse(EXAMPLE)
+    with pytest.raises(PolicyOtherLogError, match=r"not in the policy.*other\.example"):
+        policy.about([other])
+    # A key of the same name is another key, and only what the policy names as well is relied on.
+    with pytest.raises(PolicyOtherLogError):
+        policy.about([newer])
+    assert policy.about([newer, LOG]).logs == (LOG,)
+    assert policy.about([LOG]).satisfied(["X1", "X2", "Y1"])
+
+
+def test_a_policy_that_names_no_log_is_about_whichever_it_is_given() -> None:
+    assert Policy.parse(f"witness w {W1}\nquorum w\n").about([LOG]).logs == (LOG,)
+    with pytest.raises(MalformedPolicyError):
+        Policy.parse(f"witness w {W1}\nquorum w\n").about([renamed(W1, Algorithm.ED25519)])
 
 
 @given(policies())

@@ -23,12 +23,14 @@ from storage.checkpoint import Checkpoint, open_checkpoint
 from storage.entry import Entry, Kind
 from storage.errors import Error, MalformedError, NoteSignatureError
 from storage.foreign import follow
-from storage.foreign.audit import Bodies, audit_source
+from storage.foreign.audit import Bodies, audit_onwards, audit_source
 from storage.foreign.follow import (
     KEEP_EVERY,
     EquivocationError,
+    ExtendedCheckpointError,
     FollowBusyError,
     Follower,
+    FollowKeysError,
     FollowStateError,
     ForeignOtherLogError,
     ForeignRolledBackError,
@@ -551,7 +553,10 @@ def test_a_state_that_says_other_entries_than_its_note_is_refused(log, follower_
 def test_a_state_with_a_note_nobody_signed_is_refused(log, other_log, follower_of, state) -> None:
     source = Served(log, numbered(10))
     state.write_bytes(bytes(State(0, (), Served(other_log, numbered(10)).files["checkpoint"])))
-    with pytest.raises(NoteSignatureError):
+    with pytest.raises(FollowKeysError):
+        consumed(follower_of(source).advance())
+    state.write_bytes(bytes(State(0, (), log.sign("no checkpoint\n"))))
+    with pytest.raises(MalformedStateError):
         consumed(follower_of(source).advance())
 
 
@@ -743,6 +748,88 @@ def test_an_audit_of_a_log_that_is_down_is_an_error(log) -> None:
         audit_source(source, opener(log), Bodies.OPAQUE)
 
 
+def test_extension_lines_are_an_error_that_says_so_and_no_finding(log, other_log, follower_of, state) -> None:
+    source = Served(log, [entry(number) for number in range(3)])
+    text = source.files["checkpoint"].decode().partition("\n\n")[0] + "\nsomething more\n"
+    source.files["checkpoint"] = log.sign(text)
+    for ask in (
+        lambda: audit_source(source, opener(log), Bodies.OURS),
+        lambda: audit_onwards(follower_of(source), Bodies.OURS),
+        lambda: consumed(follower_of(source).advance()),
+    ):
+        with pytest.raises(ExtendedCheckpointError, match="1 extension lines, which are not read"):
+            ask()
+    assert not state.exists()
+    # Said by somebody else, they are nothing that this log wrote.
+    source.files["checkpoint"] = other_log.sign(text)
+    assert codes(audit_source(source, opener(log), Bodies.OURS)) == [(Code.CHECKPOINT_SIGNATURE, 0)]
+    # A checkpoint that is wrong without them stays a finding.
+    source.files["checkpoint"] = log.sign(f"{log.name}\n03\n{text.splitlines()[2]}\n")
+    assert codes(audit_source(source, opener(log), Bodies.OURS)) == [(Code.CHECKPOINT_MALFORMED, 0)]
+
+
+# --- Auditing what a foreign log gained
+
+
+@pytest.mark.parametrize("read", [1, 5, 255, 256, 257, 512])
+def test_an_audit_that_goes_on_finds_what_a_whole_one_finds(log, follower_of, state, read: int) -> None:
+    bodies = [entry(number) for number in range(read)]
+    first = audit_onwards(follower_of(Served(log, bodies)), Bodies.OURS)
+    assert (first.findings, first.size, first.start) == ((), read, 0)
+    bodies += [entry(number) for number in range(read, read + 400)]
+    bodies[read + 20], bodies[read + 300] = b"not ours", entry(1)
+    source = Served(log, bodies)
+    kept = follower_of(source).state
+    # Until somebody explains it, each audit finds it again.
+    for _ in range(2):
+        report = audit_onwards(follower_of(source), Bodies.OURS)
+        assert codes(report) == [(Code.ENTRY_MALFORMED, read + 20), (Code.ENTRY_TIME, read + 300)]
+        assert codes(report) == codes(audit_source(source, opener(log), Bodies.OURS))
+        assert (report.origin, report.size) == (log.name, len(bodies))
+        assert report.root == spec_root([hashlib.sha256(b"\0" + body).digest() for body in bodies])
+        reached = follower_of(source).state
+        assert kept.consumed <= reached.consumed <= read + 20
+        assert reached.note == source.files["checkpoint"]
+
+
+@pytest.mark.parametrize("read", [1, 5, 255, 256, 257, 512])
+def test_times_do_not_go_back_across_the_state(log, follower_of, read: int) -> None:
+    bodies = [entry(number) for number in range(10, read + 10)]
+    assert audit_onwards(follower_of(Served(log, bodies)), Bodies.OURS).findings == ()
+    bodies.append(entry(read + 8))
+    source = Served(log, bodies)
+    for _ in range(2):
+        report = audit_onwards(follower_of(source), Bodies.OURS)
+        assert (codes(report), report.start) == ([(Code.ENTRY_TIME, read)], read)
+
+
+def test_the_entry_before_the_state_is_proven_like_any_other(log, follower_of) -> None:
+    bodies = [entry(number) for number in range(256)]
+    assert audit_onwards(follower_of(Served(log, bodies)), Bodies.OURS).findings == ()
+    bodies.append(entry(1))
+    source = Served(log, bodies)
+    # It shows an older time than it signed, so that the new entry looks well.
+    source.faults["tile/entries/000"] = files([*bodies[:255], entry(0)])["tile/entries/000"]
+    with pytest.raises(UnprovenEntryError) as caught:
+        audit_onwards(follower_of(source), Bodies.OURS)
+    assert caught.value.index == 255
+
+
+def test_what_a_log_gained_is_not_read_where_its_bodies_are_others(log, follower_of) -> None:
+    for size in (300, 700):
+        report = audit_onwards(follower_of(Served(log, numbered(size))), Bodies.OPAQUE)
+        assert (report.findings, report.size) == ((), size)
+    assert follower_of(None).state.consumed == 700
+
+
+def test_an_unsigned_checkpoint_is_a_finding_when_going_on_too(log, other_log, follower_of, state) -> None:
+    source = Served(other_log, numbered(3))
+    assert codes(audit_onwards(follower_of(source), Bodies.OURS)) == [(Code.CHECKPOINT_SIGNATURE, 0)]
+    source.files["checkpoint"] = b"<html>"
+    assert codes(audit_onwards(follower_of(source), Bodies.OURS)) == [(Code.CHECKPOINT_MALFORMED, 0)]
+    assert not state.exists()
+
+
 # --- Proven tiles
 
 
@@ -776,6 +863,6 @@ def test_every_error_has_a_code_of_its_own_and_a_remedy() -> None:
         for kind in vars(follow).values()
         if isinstance(kind, type) and issubclass(kind, Error) and kind.__module__ == follow.__name__
     ]
-    assert len({kind.code for kind in kinds}) == len(kinds) == 7
+    assert len({kind.code for kind in kinds}) == len(kinds) == 9
     assert all(kind.remedy.endswith(".") for kind in kinds)
     assert issubclass(MalformedStateError, MalformedError)

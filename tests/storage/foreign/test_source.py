@@ -1,6 +1,7 @@
 """Real servers on this machine that misbehave, each in one way."""
 
 import gzip
+import hashlib
 import ipaddress
 import os
 import ssl
@@ -150,12 +151,12 @@ def test_each_file_is_asked_for_where_the_specification_puts_it() -> None:
     ]
 
 
-def test_one_connection_is_kept_and_nothing_compressed_is_asked_for() -> None:
+def test_one_connection_is_kept_and_the_encodings_we_read_are_said() -> None:
     with serving(says(b"note")) as server, HttpSource(server.url) as source:
         assert [source.checkpoint() for _ in range(5)] == [b"note"] * 5
     assert len({client for _, _, client in server.asked}) == 1
     for _, headers, _ in server.asked:
-        assert headers["Accept-Encoding"] == "identity"
+        assert headers["Accept-Encoding"] == "gzip, identity"
         assert headers["User-Agent"] == "lightseal"
 
 
@@ -291,12 +292,63 @@ def test_any_other_status_is_no_answer(status: int) -> None:
         assert len(server.asked) == 1
 
 
-def test_a_compressed_answer_is_refused() -> None:
-    answer = says(gzip.compress(b"note"), Content_Encoding="gzip")
+@pytest.mark.parametrize("encoding", ["gzip", "GZIP", " gzip "])
+def test_an_answer_that_a_log_compressed_without_being_asked_is_read(encoding: str) -> None:
+    answer = in_turn(says(gzip.compress(b"note"), Content_Encoding=encoding), says(b"plain"))
+    with serving(answer) as server, asking(server, []) as source:
+        assert source.checkpoint() == b"note"
+        assert source.checkpoint() == b"plain"
+        assert len({client for _, _, client in server.asked}) == 1
+
+
+def test_bytes_that_do_not_shrink_are_read_compressed_too() -> None:
+    full = hashlib.shake_256(b"hashes").digest(32 * 256)
+    packed = gzip.compress(full, compresslevel=1)
+    assert len(packed) > len(full)
+    with serving(says(packed, Content_Encoding="gzip")) as server, asking(server, []) as source:
+        assert source.tile(0, 0, 256) == full
+
+
+def bomb(size: int) -> bytes:
+    return gzip.compress(bytes(size), compresslevel=9)
+
+
+WRONGLY_COMPRESSED = {
+    "damaged": (b"not gzip at all", "damaged"),
+    "a wrong sum": (gzip.compress(b"note")[:-8] + bytes(8), "damaged"),
+    "empty": (b"", "cut short"),
+    "cut short": (gzip.compress(b"note")[:-1], "cut short"),
+    "cut short before its sum": (gzip.compress(b"note")[:-8], "cut short"),
+    "a second member": (gzip.compress(b"note") * 2, "more behind it"),
+    "trailing data": (gzip.compress(b"note") + b"\0", "more behind it"),
+    "a bomb": (bomb(1 << 26), "more than"),
+    "a byte too many": (bomb(MAX_CHECKPOINT_BYTES + 1), "more than"),
+    "raw deflate": (gzip.compress(b"note")[10:-8], "damaged"),
+}
+
+
+@pytest.mark.parametrize("flaw", WRONGLY_COMPRESSED)
+def test_an_answer_that_is_compressed_wrongly_is_no_answer(flaw: str) -> None:
+    data, reason = WRONGLY_COMPRESSED[flaw]
+    with serving(says(data, Content_Encoding="gzip")) as server, asking(server, []) as source:
+        with pytest.raises(SourceAnswerError, match=f"compressed, .*{reason}"):
+            source.checkpoint()
+        assert len(server.asked) == 1
+
+
+def test_as_much_as_the_answer_can_have_is_read_compressed() -> None:
+    answer = says(bomb(MAX_CHECKPOINT_BYTES), Content_Encoding="gzip")
+    with serving(answer) as server, asking(server, []) as source:
+        assert source.checkpoint() == bytes(MAX_CHECKPOINT_BYTES)
+
+
+@pytest.mark.parametrize("encoding", ["deflate", "br", "gzip, gzip", "x", ""])
+def test_an_encoding_that_nobody_asked_for_is_refused(encoding: str) -> None:
+    answer = says(gzip.compress(b"note"), Content_Encoding=encoding)
     with (
         serving(answer) as server,
         asking(server, []) as source,
-        pytest.raises(SourceAnswerError, match="compressed"),
+        pytest.raises(SourceAnswerError, match="encoding that nobody asked for"),
     ):
         source.checkpoint()
 
@@ -398,6 +450,10 @@ def test_a_certificate_nobody_trusts_ends_it_and_a_trusted_one_does_not(
         "https://log.example:99999/",
         "https://[::1/",
         "https://log.example/ä",
+        "http://a..b/",
+        "https://.example/",
+        f"https://{'x' * 64}.example/",
+        f"https://{'ä' * 64}.example/",
     ],
 )
 def test_only_the_prefix_of_a_log_is_taken_for_an_address(url: str) -> None:

@@ -504,6 +504,9 @@ def test_a_proxy_in_the_environment_is_not_asked(url_one: str, monkeypatch: pyte
         "https://wïtness.example/",
         "https://witness.example/a b",
         "https://witness.example/\r\nX: y",
+        "https://a..b/",
+        "https://.example/",
+        f"https://{'x' * 64}.example/",
     ],
 )
 def test_an_address_that_we_would_not_ask_is_not_asked(url: str) -> None:
