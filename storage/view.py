@@ -60,12 +60,12 @@ class View:
 
     def witnessed_notes(self) -> Iterator[bytes]:
         """Yield every note that is kept with cosignatures, newest first, whichever policy it satisfied then."""
-        here, below = tables.witnessed.c.size, MAX_SIZE
+        here, most = tables.witnessed.c.size, MAX_SIZE - 1
         while found := self.connection.execute(
-            sa.select(tables.witnessed).where(here < below).order_by(here.desc()).limit(CHUNK)
+            sa.select(tables.witnessed).where(here <= most).order_by(here.desc()).limit(CHUNK)
         ).all():
             yield from (row.note for row in found)
-            below = found[-1].size
+            most = found[-1].size - 1
 
     def published(self, checkpoint: Checkpoint) -> int | None:
         """When this very checkpoint was signed, in seconds since 1970; nothing where it never was."""

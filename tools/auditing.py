@@ -6,11 +6,10 @@ from pathlib import Path
 from authn.keys import verify_note
 from storage.audit import AuditReport, AuditState
 from storage.checkpoint import Checkpoint, open_checkpoint
-from storage.foreign.audit import Bodies, audit_source
-from storage.foreign.follow import Follower, Unreadable, watch
+from storage.foreign.audit import Bodies, audit_onwards, audit_source
+from storage.foreign.follow import Follower, Unreadable, Use, watch
 from storage.foreign.source import HttpSource
 from storage.ledger import Ledger
-from storage.merkle import Frontier, leaf_hash
 from storage.note import VerifierKey
 from tools.check import bounded, log_keys
 from tools.home import Home
@@ -38,35 +37,39 @@ def audit_foreign(url: str, keys: str, state: Path | None, bodies: Bodies) -> Au
     with HttpSource(url) as source:
         if state is None:
             return audit_source(source, opened, bodies)
-        follower = Follower(source, opened, state)
-        before = follower.state
-        start = 0 if before is None else before.consumed
-        frontier = Frontier() if before is None else Frontier(before.consumed, before.frontier)
-        origin = log_keys(keys)[0].name
-        for chunk in follower.advance_comparing_tiles():
-            for body in chunk.bodies:
-                frontier.append(leaf_hash(body))
-        return AuditReport(origin, frontier.size, frontier.root(), (), 0, start)
+        return audit_onwards(Follower(source, opened, state), bodies)
 
 
 def uses(
     home: Home | None, url: str | None, keys: str | None, state: Path, watched: Sequence[bytes]
-) -> Iterator[str]:
-    """Say each use of these keys that the log gained since the last time."""
+) -> Iterator[Use | Unreadable]:
+    """Find each use of these keys that the log gained since the last time."""
     if home is not None:
         with home.ledger_to_read() as ledger:
-            yield from _uses(Follower(_OwnSource(ledger), home.own.open_note, state), watched)
+            yield from watch(Follower(_OwnSource(ledger), home.own.open_note, state), watched)
     elif url is not None and keys is not None:
         with HttpSource(url) as source:
-            yield from _uses(Follower(source, _opener(log_keys(keys)), state), watched)
+            yield from watch(Follower(source, _opener(log_keys(keys)), state), watched)
 
 
-def _uses(follower: Follower, watched: Sequence[bytes]) -> Iterator[str]:
-    for found in watch(follower, watched):
-        if isinstance(found, Unreadable):
-            yield f"entry {found.index} cannot be read, so nobody can say whose key it concerns"
-        else:
-            yield f"entry {found.index} {found.kind.value} {found.logged_at:%Y-%m-%dT%H:%M:%SZ} key {found.key.hex()}"
+def told(found: Use | Unreadable) -> str:
+    """Say one use, or why nobody can say whether it is one."""
+    if isinstance(found, Unreadable):
+        return f"entry {found.index} cannot be read, so nobody can say whose key it concerns"
+    moment = f"{found.logged_at:%Y-%m-%dT%H:%M:%SZ}"
+    return f"entry {found.index} {found.kind.value} {moment} key {found.key.hex()}"
+
+
+def counted(found: Sequence[Use | Unreadable], watched: Sequence[bytes]) -> str:
+    """Say how many uses there were, apart from what could not be read."""
+    uses = sum(isinstance(each, Use) for each in found)
+    said = f"{_number(uses, 'new use', 'new uses')} of {_number(len(set(watched)), 'key', 'keys')}"
+    unread = len(found) - uses
+    return f"{said}; {_number(unread, 'entry', 'entries')} could not be read" if unread else said
+
+
+def _number(count: int, one: str, many: str) -> str:
+    return f"{count} {one if count == 1 else many}"
 
 
 class _OwnSource:

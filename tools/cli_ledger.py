@@ -11,11 +11,15 @@ from typing import TYPE_CHECKING
 import click
 
 import tools.errors
-from tools.invocation import FILE, home_of, home_path, now
+from tools.invocation import FILE, home_of, home_path, now, say_error
 
 if TYPE_CHECKING:
     from storage.audit import AuditReport
     from storage.policy import Policy
+    from tools.home import Home
+
+DIVERGES = 4
+"""The exit status of an audit that found what contradicts the log, apart from one that could not be made."""
 
 _URL = click.option("--url", help="A log over HTTP, instead of the home's; needs --log-key.")
 _LOG_KEY = click.option(
@@ -83,10 +87,14 @@ def prove(context: click.Context, index: int, form: str) -> None:
 @click.option("--media", type=FILE, help="The file that the receipt is to be about.")
 @_WITNESSES
 def check_receipt(receipt: Path, log_key: str, media: Path | None, witnesses: Path | None) -> None:
-    """Check RECEIPT offline: no home, no network. Exit status 0 if all of it holds, else 15."""
+    """Check RECEIPT offline: no home, no network. Exit status 0 if all of it holds, else 15.
+
+    Without --witnesses it shows what this log signed, not that others are shown the same log.
+    """
     from tools.receipt_check import checked
 
-    lines, status = checked(receipt, log_key, media, _policy(witnesses), now())
+    policy = None if witnesses is None else _policy(witnesses)
+    lines, status = checked(receipt, log_key, media, policy, now())
     for line in lines:
         click.echo(line)
     sys.exit(status)
@@ -105,16 +113,27 @@ def check_receipt(receipt: Path, log_key: str, media: Path | None, witnesses: Pa
 def audit_ledger(
     context: click.Context, url: str | None, log_key: str | None, state: Path | None, *, opaque: bool
 ) -> None:
-    """Derive the whole ledger again from its entries and name the first divergence."""
+    """Derive the whole ledger again from its entries and name the first divergence.
+
+    Exit status 0 if nothing diverges, 4 if something does; 1 and 2 say that the audit could not be made.
+    """
+    from storage.errors import ProofError
     from storage.foreign.audit import Bodies
     from tools.auditing import audit_foreign, audit_home
 
-    if url is not None:
-        report = audit_foreign(url, _require_key(log_key), state, Bodies.OPAQUE if opaque else Bodies.OURS)
-    else:
+    if url is None:
+        if log_key is not None or opaque:
+            raise tools.errors.UsageError("--log-key and --opaque are about a log over HTTP; add --url")
         report = audit_home(home_of(context), state)
+    else:
+        bodies = Bodies.OPAQUE if opaque else Bodies.OURS
+        try:
+            report = audit_foreign(url, _require_key(log_key), state, bodies)
+        except ProofError as error:  # what the log serves contradicts what it signed, now or before
+            say_error(error)
+            sys.exit(DIVERGES)
     _print(report)
-    sys.exit(1 if report.findings else 0)
+    sys.exit(DIVERGES if report.findings else 0)
 
 
 @ledger.command()
@@ -139,20 +158,25 @@ def watch(
     devices: tuple[str, ...],
     keys: tuple[str, ...],
 ) -> None:
-    """Print every use of your keys that the log gained since the last time. Exit status 3 if there was one."""
-    from tools.auditing import uses
+    """Print every use of your keys that the log gained since the last time. Exit status 3 if there was one.
 
+    An entry that cannot be read is printed too, and ends in status 3, as it could hide a use.
+    """
+    from tools.auditing import counted, told, uses
+
+    if url is None and log_key is not None:
+        raise tools.errors.UsageError("--log-key is about a log over HTTP; add --url")
     watched = [_pseudonym(key) for key in keys]
     watched += [home_of(context).device(name).pseudonym for name in devices]
     if not watched:
         raise tools.errors.UsageError("name at least one --device or --key to watch")
     home = None if url is not None else home_of(context)
-    used = 0
-    for line in uses(home, url, None if url is None else _require_key(log_key), state, watched):
-        used += 1
-        click.echo(line)
-    click.echo(f"{used} new uses of {len(set(watched))} keys", err=True)
-    sys.exit(3 if used else 0)
+    found = []
+    for each in uses(home, url, None if url is None else _require_key(log_key), state, watched):
+        found.append(each)
+        click.echo(told(each))
+    click.echo(counted(found, watched), err=True)
+    sys.exit(3 if found else 0)
 
 
 @ledger.command()
@@ -185,8 +209,7 @@ def serve(context: click.Context, host: str, port: int, *, adding: bool, witness
     from tools.serving import serve as run
 
     home = home_of(context)
-    policy = _policy(witnesses)
-    trusting = None if policy is None else policy.trusting(home.own.keys)
+    trusting = None if witnesses is None else _own_policy(witnesses, home)
     with log_service(home, Service(trusting, adding)) as app:
         run(app, host, port, click.echo)
 
@@ -223,10 +246,7 @@ def cosign(context: click.Context, witnesses: Path) -> None:
     from tools.log_server import require_not_behind, witness_once
 
     home = home_of(context)
-    policy = _policy(witnesses)
-    if policy is None or policy.quorum is None:
-        raise tools.errors.UsageError("the policy asks for no witness")
-    trusting = policy.trusting(home.own.keys)
+    trusting = _own_policy(witnesses, home)
     with home.ledger() as held:
         require_not_behind(held, trusting)
         collected = witness_once(held, trusting)
@@ -328,12 +348,20 @@ def _print(report: "AuditReport") -> None:
     )
 
 
-def _policy(path: Path | None) -> "Policy | None":
+def _own_policy(path: Path, home: "Home") -> "Policy":
+    """A policy for the home's own log: one that asks for somebody, and names no other log instead."""
+    policy = _policy(path)
+    if policy.quorum is None:
+        raise tools.errors.UsageError("the policy asks for no witness")
+    policy.about(home.own.keys)
+    # What witnesses saw before a rotation was signed with a key that the policy need not name any more.
+    return policy.trusting(home.own.keys)
+
+
+def _policy(path: Path) -> "Policy":
     from storage.policy import MAX_POLICY_BYTES, Policy
     from tools.check import bounded
 
-    if path is None:
-        return None
     try:
         return Policy.parse(bounded(path, MAX_POLICY_BYTES, "policy").decode())
     except UnicodeDecodeError as error:

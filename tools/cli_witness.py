@@ -1,10 +1,15 @@
 """`lightseal witness`: keep a witness for other people's logs."""
 
+import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from tools.invocation import FILE
+
+if TYPE_CHECKING:
+    from storage.witness.memory import Fork
 
 
 @click.group()
@@ -38,3 +43,27 @@ def serve_witness(folder: Path, logs: tuple[str, ...], host: str, port: int) -> 
     keys = [VerifierKey.parse_log(line) for text in logs for line in text.split()]
     with WitnessFolder.open(folder).service(keys) as app:
         serve(app, host, port, click.echo)
+
+
+@witness.command("forks")
+@click.argument("folder", type=FILE)
+def print_forks(folder: Path) -> None:
+    """Print the evidence: each pair of notes in which a log contradicts itself. Exit status 4 if there is one.
+
+    What a log could not prove to follow is printed too: perhaps a fork, perhaps only a wrong proof.
+    """
+    from tools.witness_server import WitnessFolder
+
+    found = WitnessFolder.open(folder).evidence()
+    for fork in found.forks:
+        _print(f"fork: {fork.origin} signed both of these, for one size", fork)
+    for pair in found.unproven:
+        _print(f"unproven: {pair.origin} signed both of these, and did not show that one follows", pair)
+    click.echo(f"{len(found.forks)} forks, {len(found.unproven)} unproven", err=True)
+    sys.exit(4 if found.forks else 0)
+
+
+def _print(said: str, pair: "Fork") -> None:
+    click.echo(f"{said}\n")
+    for note in (pair.seen, pair.refused):
+        click.echo(f"{note.decode()}")

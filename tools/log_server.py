@@ -8,22 +8,24 @@ saw is published; records are acknowledged as soon as they are durable.
 import hashlib
 import json
 import logging
+import queue
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
+import authn.errors
+import tools.errors
 from authn.keys import verify_note
 from storage.checkpoint import Checkpoint
-from storage.entry import Kind
-from storage.errors import EmptyLedgerError, Error, MalformedError, ProofError
+from storage.errors import Error, LedgerError, ProofError
+from storage.growth import Sign
 from storage.ledger import Ledger
 from storage.merkle import verify_consistency
-from storage.policy import Policy
+from storage.policy import Policy, WitnessKey
 from storage.record import Record
 from storage.view import parsed
 from storage.witness.client import (
@@ -38,6 +40,8 @@ from storage.witness.client import (
 from tools.errors import HomeDamagedError, UsageError
 from tools.home import Home
 from tools.output import put_whole
+from tools.published import Guarded, InForce, Witnessed, counts
+from tools.publisher import Publisher
 from tools.serving import App
 
 WRITERS = "writers.json"
@@ -47,11 +51,27 @@ MAX_WAITING = 512
 _log = logging.getLogger(__name__)
 
 
-class KindReservedError(MalformedError):
-    """A writer asked for an entry that speaks for the operator."""
+class RecordingFailedError(LedgerError):
+    """The log's keys, or a file beside its database, could not be used."""
 
-    code = "kind-reserved"
-    remedy = "Add entries of the kinds sign, token and revoke; the others are made by 'lightseal' itself."
+    code = "recording-failed"
+    remedy = (
+        "Look at the home's keys and the system's log; submit again then: nothing is ever recorded twice."
+    )
+
+
+class WritersUnreadableError(LedgerError):
+    """The list of writers cannot be read, so nobody is let in."""
+
+    code = "writers-unreadable"
+    remedy = "Bring writers.json back from a backup, or remove it and make the writers anew."
+
+
+class WriterExistsError(UsageError):
+    """A writer of this name has a token already."""
+
+    code = "writer-exists"
+    remedy = "Choose another name, or replace the token: the old one ends at once."
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,47 +86,65 @@ class Service:
 @contextmanager
 def log_service(home: Home, service: Service) -> Iterator[App]:
     """Open everything, refuse a ledger that witnesses know to be older, and close it in the end."""
-    from storage.log_app import Settings, log_app  # noqa: PLC0415 - only who serves pays for it
+    from storage.log_add import Settings  # noqa: PLC0415 - only who serves pays for it
+    from storage.log_app import log_app  # noqa: PLC0415
     from storage.sequencer import Sequencer  # noqa: PLC0415
 
-    witnessing = service.policy is not None and service.policy.quorum is not None
-    publisher: _Publisher | None = None
+    publisher: Publisher | None = None
+    witnessed: Witnessed | None = None
     with ExitStack() as stack:
         writing = stack.enter_context(home.ledger())
         reading = stack.enter_context(home.ledger_to_read())
-        if service.policy is not None and witnessing:
-            require_not_behind(reading, service.policy)
-            publisher = _Publisher(home, writing, service)
-            stack.enter_context(publisher)
-        sign = home.own.signer()
-
-        def append(records: Sequence[Record]) -> tuple[int, ...]:
-            if publisher is not None and publisher.alarm is not None:
-                raise publisher.alarm
-            _require_writers_own(records)
-            return writing.append(records, datetime.now(UTC), sign)
-
+        guarded = Guarded(reading, home.own.guard())
+        if service.policy is not None and service.policy.quorum is not None:
+            policy = InForce(home.own, service.policy)
+            require_not_behind(reading, policy())
+            witnessed = Witnessed(reading, policy)
+            publisher = stack.enter_context(
+                Publisher(
+                    lambda: have_cosigned(writing, guarded().encode(), policy()),
+                    writing.has_published,
+                    service.interval,
+                )
+            )
         settings = Settings(
-            published=reading.witnessed if witnessing else reading.checkpoint,
-            witnessed=lambda: witnessed_size(reading),
-            authorise=_authorise(home.path / WRITERS),
+            published=guarded if witnessed is None else witnessed,
+            witnessed=None if witnessed is None else witnessed.size,
+            authorise=Writers(home.path / WRITERS).named,
         )
+        append = _recording(writing, home.own.signer(), publisher)
         sequencer = stack.enter_context(Sequencer(append, MAX_WAITING)) if service.adding else None
         yield log_app(reading, sequencer, settings)
 
 
-def _require_writers_own(records: Sequence[Record]) -> None:
-    """Refuse what only the operator may say: audits and restored backups believe these kinds."""
-    for record in records:
-        if record.kind not in (Kind.SIGN, Kind.TOKEN, Kind.REVOKE):
-            raise KindReservedError(f"An entry of kind {record.kind} is the log's own to make.")
+def _recording(
+    ledger: Ledger, sign: Sign, publisher: Publisher | None
+) -> Callable[[Sequence[Record]], tuple[int, ...]]:
+    def append(records: Sequence[Record]) -> tuple[int, ...]:
+        if publisher is not None:
+            publisher.require_sound()
+        try:
+            return ledger.append(records, datetime.now(UTC), sign)
+        except (authn.errors.Error, tools.errors.Error) as error:
+            raise RecordingFailedError(f"{error.code}: {error}") from error
+        except OSError as error:  # such as no descriptor being left
+            raise RecordingFailedError(str(error)) from error
+
+    return append
 
 
 def witness_once(ledger: Ledger, policy: Policy) -> Collected | None:
-    """Have the newest checkpoint cosigned, and keep it; nothing where that was done before."""
-    note = ledger.checkpoint().encode()
-    size, old = parsed(note).size, witnessed_size(ledger)
-    if old == size:
+    """Have the newest checkpoint cosigned, and keep it; nothing where it satisfies this very policy already."""
+    return have_cosigned(ledger, ledger.checkpoint().encode(), policy)
+
+
+def have_cosigned(ledger: Ledger, note: bytes, policy: Policy) -> Collected | None:
+    """Have a checkpoint of the ledger cosigned as `policy` wants it; what was kept for another is kept as well."""
+    size = parsed(note).size
+    with ledger.at_once() as view:
+        kept = next((each for each in view.witnessed_notes() if parsed(each).size <= size), None)
+    old = 0 if kept is None else parsed(kept).size
+    if kept is not None and old == size and counts(kept, policy):
         return None
     submission = Submission(note, old, lambda before: ledger.consistency(before, size))
     exchange = over_http(WITNESS_SECONDS)
@@ -118,28 +156,53 @@ def witness_once(ledger: Ledger, policy: Policy) -> Collected | None:
 def require_not_behind(ledger: Ledger, policy: Policy) -> None:
     """Refuse to go on from a ledger that forgot, or differs from, what one of its witnesses has cosigned (I7).
 
-    A witness that does not answer says nothing; the quorum will miss it.
+    All are asked at once. One that does not answer in time says nothing; the quorum will miss it.
     """
-    for witness in policy.witnesses:
-        if witness.url is None:
-            continue
+    for name, seen in _all_at_once(ledger.origin, policy):
+        match seen:
+            case Checkpoint():
+                _require_held(ledger, name, seen)
+            case WitnessFailedError():
+                _log.warning("witness %s: %s", name, seen)
+            case Error():
+                raise seen
+            case None:
+                continue  # it saw nothing of this log yet
+
+
+def _all_at_once(origin: str, policy: Policy) -> Iterator[tuple[str, Checkpoint | Error | None]]:
+    """What each witness saw last, as far as they answer in time."""
+    asked = [witness for witness in policy.witnesses if witness.url is not None]
+    answers: queue.SimpleQueue[tuple[str, Checkpoint | Error | None]] = queue.SimpleQueue()
+
+    def ask(witness: WitnessKey) -> None:
         try:
-            seen = newest(witness, ledger.origin, policy, over_http(WITNESS_SECONDS), verify_note)
-        except WitnessFailedError as error:
-            _log.warning("witness %s: %s", witness.name, error)
-            continue
-        if seen is not None and seen.size > ledger.size:
-            raise RolledBackError(
-                f"Witness {witness.name} cosigned {seen.size} entries, and the ledger has {ledger.size}.",
-                seen.size,
-                str(seen).encode(),
-            )
-        if seen is not None and not _leads_from(ledger, seen):
-            raise RolledBackError(
-                f"Witness {witness.name} cosigned another history of the first {seen.size} entries.",
-                seen.size,
-                str(seen).encode(),
-            )
+            seen = newest(witness, origin, policy, over_http(WITNESS_SECONDS), verify_note)
+        except Error as error:
+            answers.put((witness.name, error))
+        else:
+            answers.put((witness.name, seen))
+
+    for witness in asked:
+        # Daemons: one that hangs keeps nobody waiting.
+        threading.Thread(target=ask, args=(witness,), daemon=True).start()
+    deadline = time.monotonic() + WITNESS_SECONDS
+    for _ in asked:
+        try:
+            yield answers.get(timeout=max(0.0, deadline - time.monotonic()))
+        except queue.Empty:
+            _log.warning("not every witness answered in time")
+            return
+
+
+def _require_held(ledger: Ledger, name: str, seen: Checkpoint) -> None:
+    if seen.size > ledger.size:
+        said = f"Witness {name} cosigned {seen.size} entries, and the ledger has {ledger.size}."
+    elif not _leads_from(ledger, seen):
+        said = f"Witness {name} cosigned another history of the first {seen.size} entries."
+    else:
+        return
+    raise RolledBackError(said, seen.size, str(seen).encode())
 
 
 def _leads_from(ledger: Ledger, seen: Checkpoint) -> bool:
@@ -152,70 +215,56 @@ def _leads_from(ledger: Ledger, seen: Checkpoint) -> bool:
     return True
 
 
-def witnessed_size(ledger: Ledger) -> int:
-    """How many entries the newest witnessed checkpoint covers."""
-    try:
-        return parsed(ledger.witnessed().encode()).size
-    except EmptyLedgerError:
-        return 0
-
-
-class _Publisher:
-    """A thread that has each newer checkpoint cosigned, until the block ends.
-
-    Any proof that the log forgot what it published is fatal (I7): it sets the alarm, after
-    which nothing is recorded any more.
-    """
-
-    def __init__(self, home: Home, ledger: Ledger, service: Service) -> None:
-        self._home, self._ledger = home, ledger
-        self._policy, self._interval = service.policy, service.interval
-        self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="publisher")
-        self.alarm: RolledBackError | None = None
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._ended.set()
-        self._thread.join()
-
-    def _run(self) -> None:
-        while not self._ended.wait(self._interval):
-            try:
-                if self._policy is not None:
-                    # The log's keys as they are now: a server outlives rotations.
-                    witness_once(self._ledger, self._policy.trusting(self._home.own.as_saved().keys))
-            except EmptyLedgerError:
-                continue
-            except RolledBackError as error:
-                # Proof is what our log signed and this ledger does not hold; a claim alone stops nobody.
-                if error.evidence and not self._ledger.has_published(error.evidence):
-                    self.alarm = error
-                    _log.critical("%s: %s %s", error.code, error, error.remedy)
-                    return
-                _log.warning("%s: %s", error.code, error)
-            except Error as error:
-                _log.warning("%s: %s", error.code, error)
-
-
 def add_writer(path: Path, name: str, token: str) -> None:
-    """Let whoever has `token` add entries; the file holds its digest only."""
-    writers = _writers(path)
-    writers[name] = hashlib.sha256(token.encode()).hexdigest()
-    _put(path, writers)
+    """Let whoever has `token` add entries; the file holds its digest only. Servers that run learn of it at once."""
+    if name in _writers(path):
+        raise WriterExistsError(f"there is a writer named {name} already")
+    replace_writer(path, name, token)
+
+
+def replace_writer(path: Path, name: str, token: str) -> None:
+    """Give a writer, who may be new, this token; one that was given before ends at once."""
+    _put(path, _writers(path) | {name: hashlib.sha256(token.encode()).hexdigest()})
 
 
 def remove_writer(path: Path, name: str) -> None:
-    """Take the right to add away; servers that run learn of it when they start again."""
+    """Take the right to add away, at once."""
     writers = _writers(path)
     if writers.pop(name, None) is None:
         raise UsageError(f"there is no writer named {name}")
     _put(path, writers)
+
+
+class Writers:
+    """Who may add, as the file says now."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._stamp: tuple[int, int, int] | None = None
+        self._names: dict[str, str] = {}
+        self._read()
+
+    def named(self, token: str) -> str | None:
+        """The writer whose token this is; raises where the list cannot be read, so that nobody gets in."""
+        try:
+            if self._stamp != self._stamped():
+                self._read()
+        except (HomeDamagedError, OSError) as error:
+            raise WritersUnreadableError(str(error)) from error
+        # Found by its digest: how long that takes says nothing of any token.
+        return self._names.get(hashlib.sha256(token.encode()).hexdigest())
+
+    def _read(self) -> None:
+        stamp = self._stamped()  # before the file: a change in between is seen next time
+        self._names = {digest: name for name, digest in _writers(self._path).items()}
+        self._stamp = stamp
+
+    def _stamped(self) -> tuple[int, int, int] | None:
+        try:
+            found = self._path.stat()
+        except FileNotFoundError:
+            return None
+        return found.st_ino, found.st_size, found.st_mtime_ns
 
 
 def _put(path: Path, writers: dict[str, str]) -> None:
@@ -233,9 +282,3 @@ def _writers(path: Path) -> dict[str, str]:
     if not isinstance(writers, dict) or not all(isinstance(digest, str) for digest in writers.values()):
         raise HomeDamagedError(f"{path} is not a list of writers")
     return writers
-
-
-def _authorise(path: Path) -> Callable[[str], str | None]:
-    # Found by its digest: how long that takes says nothing of any token.
-    names = {digest: name for name, digest in _writers(path).items()}
-    return lambda token: names.get(hashlib.sha256(token.encode()).hexdigest())

@@ -3,6 +3,7 @@
 import logging
 import threading
 from collections.abc import Callable
+from enum import Enum, auto
 from types import TracebackType
 from typing import Self
 
@@ -22,6 +23,14 @@ class PublisherEndedError(LedgerError):
     remedy = "Start the service again, and report what it wrote to its log; until then nothing is recorded."
 
 
+class _Judged(Enum):
+    """Whether the ledger holds what a witness showed."""
+
+    HELD = auto()
+    PROVEN = auto()
+    UNDECIDED = auto()
+
+
 class Publisher:
     """Calls `cosign` again and again, and says when nothing may be recorded any more (I7).
 
@@ -29,9 +38,7 @@ class Publisher:
     be decided now, nothing is recorded until it can. A claim alone stops nobody.
     """
 
-    def __init__(
-        self, cosign: Callable[[], object], holds: Callable[[bytes], bool], interval: float
-    ) -> None:
+    def __init__(self, cosign: Callable[[], object], holds: Callable[[bytes], bool], interval: float) -> None:
         self._cosign, self._holds, self._interval = cosign, holds, interval
         self._alarm: RolledBackError | None = None
         self._ended = threading.Event()
@@ -56,31 +63,39 @@ class Publisher:
             raise PublisherEndedError("Checkpoints are not cosigned any more.")
 
     def _run(self) -> None:
+        suspicion: RolledBackError | None = None
         while not self._ended.wait(self._interval):
-            if self._alarm is not None and not self._doubted(self._alarm):
-                return
-            try:
-                self._cosign()
-            except EmptyLedgerError:
+            suspicion = suspicion or self._cosigned()
+            if suspicion is None:
                 continue
-            except RolledBackError as error:
-                _log.warning("%s: %s", error.code, error)
-                if error.evidence:
-                    self._alarm = error
-            except (storage.errors.Error, tools.errors.Error, authn.errors.Error) as error:
-                _log.warning("%s: %s", error.code, error)
-            except OSError as error:
-                _log.warning("the system: %s", error)
+            match self._judged(suspicion):
+                case _Judged.HELD:
+                    self._alarm = suspicion = None
+                case _Judged.UNDECIDED:
+                    self._alarm = suspicion
+                case _Judged.PROVEN:
+                    self._alarm = suspicion
+                    _log.critical("%s: %s %s", suspicion.code, suspicion, suspicion.remedy)
+                    return
 
-    def _doubted(self, alarm: RolledBackError) -> bool:
-        """Decide whether the alarm stands: false where it does for ever; taken back where the ledger holds it."""
+    def _cosigned(self) -> RolledBackError | None:
+        """Have the newest checkpoint cosigned, and return what a witness showed against it."""
         try:
-            held = self._holds(alarm.evidence)
+            self._cosign()
+        except EmptyLedgerError:
+            return None
+        except RolledBackError as error:
+            _log.warning("%s: %s", error.code, error)
+            return error if error.evidence else None
+        except (storage.errors.Error, tools.errors.Error, authn.errors.Error) as error:
+            _log.warning("%s: %s", error.code, error)
+        except OSError as error:
+            _log.warning("the system: %s", error)
+        return None
+
+    def _judged(self, suspicion: RolledBackError) -> _Judged:
+        try:
+            return _Judged.HELD if self._holds(suspicion.evidence) else _Judged.PROVEN
         except (storage.errors.Error, OSError) as error:
             _log.error("whether the ledger holds what a witness showed is not known yet: %s", error)
-            return True
-        if held:
-            self._alarm = None
-            return True
-        _log.critical("%s: %s %s", alarm.code, alarm, alarm.remedy)
-        return False
+            return _Judged.UNDECIDED

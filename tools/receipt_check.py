@@ -1,11 +1,12 @@
 """Check a receipt as a stranger would, years later: with the log's key, and no home and no network.
 
-What holds is said line by line, with what it rests on. A witness's time counts, since
-its witness is in the policy one chose; the log's own time is the operator's word.
+What holds is said line by line, with what it rests on. The time by which enough witnesses
+cosigned counts, since they are in the policy one chose; the log's own time is the operator's
+word. A time-stamp token that lies in the receipt is not judged here.
 """
 
 from collections.abc import Iterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from authn.evidence import Content, Credentials, Signature
@@ -17,22 +18,27 @@ from storage.payload import parse
 from storage.policy import Policy, open_witnessed
 from storage.receipt import Receipt
 from tools.check import Chosen, beliefs, check_files, log_keys, read_receipt
+from tools.errors import MediaRefusedError
 from tools.verdict import Headline, Ledger, Verdict, exit_status, sentence
 
 NOT_HELD = exit_status(Headline.NOT_CHECKED)
 MAX_SHOWN_TIME = 253_402_300_799  # 9999-12-31T23:59:59Z
+MAX_AHEAD = timedelta(hours=1)
+"""How far a witness's clock may be ahead of ours and still be believed."""
 
 
 def checked(
     path: Path, key: str, media: Path | None, policy: Policy | None, now: datetime
 ) -> tuple[list[str], int]:
-    """Return what to say of the receipt at `path`, and the exit status: 0 if all that was asked holds."""
+    """Return what to say of the receipt at `path`, and the exit status: 0 if all that was asked holds.
+
+    Media that nobody could read is an error, and no statement about the receipt.
+    """
     keys, receipt = log_keys(key), read_receipt(path)
     lines: list[str] = []
     try:
         lines += _recorded(receipt, keys)
-        if policy is not None:
-            lines += _witnessed(receipt, policy.trusting(keys))
+        lines += _witnessed(receipt, keys, policy, now)
     except (ProofError, MalformedError) as error:
         return [*lines, f"does not hold  {error} ({error.code})", f"next           {error.remedy}"], NOT_HELD
     if media is None:
@@ -40,6 +46,8 @@ def checked(
     with beliefs(None, Chosen(log_key=key), now) as held:
         ((report, _),) = check_files([str(media)], held, receipt)
     verdict = report.verdict
+    if verdict.obstacle is not None:
+        raise MediaRefusedError(verdict.obstacle.reason, verdict.obstacle.code, verdict.obstacle.remedy)
     said = "; ".join(finding.explanation for finding in verdict.recorded.findings)
     if verdict.recorded.state not in (Ledger.INCLUDED, Ledger.SIMILAR):
         return [
@@ -68,18 +76,31 @@ def _recorded(receipt: Receipt, keys: tuple[VerifierKey, ...]) -> Iterator[str]:
     yield f"logged         {entry.logged_at:%Y-%m-%dT%H:%M:%SZ}, by the operator's own clock"
     for field, value in sorted(parse(receipt.payload).items()):
         yield f"payload        {plain(field, 100)} {plain(str(value), 300)}"
-    held = "kept with it; 'lightseal verify' judges it" if receipt.token else "none"
-    yield f"token          {held}"
+    yield f"token          {'kept with it, not judged here' if receipt.token else 'none'}"
 
 
-def _witnessed(receipt: Receipt, policy: Policy) -> Iterator[str]:
-    witnessed = open_witnessed(receipt.proof.note, policy, verify_note)
-    names = {witness.key: witness.name for witness in policy.witnesses}
+def _witnessed(
+    receipt: Receipt, keys: tuple[VerifierKey, ...], policy: Policy | None, now: datetime
+) -> Iterator[str]:
+    if policy is None:
+        yield "witnesses      not checked: no policy was given; others may be shown another log"
+        return
+    about = policy.about(keys)
+    witnessed = open_witnessed(receipt.proof.note, about, verify_note)
+    names = {witness.key: witness.name for witness in about.witnesses}
+    latest = int((now + MAX_AHEAD).timestamp())
     for cosigner in witnessed.cosigners:
-        yield f"witnessed      by {names[cosigner.key]}, {_moment(cosigner.at) if cosigner.at else 'no time stated'}"
-    times = [cosigner.at for cosigner in witnessed.cosigners if cosigner.at]
-    if times:
-        yield f"not after      {_moment(min(times))}, by the earliest of these witnesses"
+        stated = _moment(cosigner.at) if cosigner.at else "no time stated"
+        ahead = ", ahead of the clock here and left out of the time" if cosigner.at > latest else ""
+        yield f"witnessed      by {plain(names[cosigner.key], 300)}, {stated}{ahead}"
+    if about.quorum is None:
+        yield "witnesses      the policy asks for none; others may be shown another log"
+        return
+    at = about.satisfied_at([cosigner for cosigner in witnessed.cosigners if cosigner.at <= latest])
+    if at is None:
+        yield "not after      unknown: too few of these witnesses state a time that can be believed"
+    else:
+        yield f"not after      {_moment(at)}, when enough of these witnesses had cosigned"
 
 
 def _moment(at: int) -> str:

@@ -24,7 +24,7 @@ from tools.verdict import Ledger as LedgerState
 from tools.verdict import Recorded
 
 # An index that somebody filled with lies must not become work without end.
-_MOST_CANDIDATES = 16
+_MOST_CANDIDATES = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,36 +81,55 @@ def _by_receipt(found: Examined, receipt: Receipt, keys: tuple[VerifierKey, ...]
 
 
 def _by_ledger(found: Examined, provenance: Provenance, book: Book) -> Recorded:
+    """Look through all candidates for this signature first: whoever may add can put a lie before the truth."""
+    conflicting: list[Receipt] = []
+    similar: list[Receipt] = []
     misleading: list[int] = []
+    origin = book.ledger.origin
     for index in _candidates(found, provenance, book.ledger):
         receipt = book.ledger.prove(index)
         receipt.check(book.keys, verify_note)
-        match = _match(found, receipt)
-        if match is not _Match.OTHER:
-            return _answer(match, receipt, book.ledger.origin)
-        if provenance.identity is not None and _claim_of(receipt) == provenance.identity.claim.hex():
-            said = f"entry {index} of {book.ledger.origin} records this claim with another signature or certificate"
-            return dataclasses.replace(
-                _told(receipt, book.ledger.origin, LedgerState.CONFLICTING),
-                findings=(Finding.fails(Code.LEDGER_INCLUDED, said),),
-            )
-        misleading.append(index)
+        match _match(found, receipt):
+            case _Match.THIS_SIGNATURE:
+                return _answer(_Match.THIS_SIGNATURE, receipt, origin)
+            case _Match.SAME_MEDIA:
+                similar.append(receipt)
+            case _Match.OTHER if _is_of_claim(receipt, provenance):
+                conflicting.append(receipt)
+            case _Match.OTHER:
+                misleading.append(index)
+    if conflicting:
+        index = conflicting[0].proof.index
+        said = f"entry {index} of {origin} records this claim with another signature or certificate"
+        return dataclasses.replace(
+            _told(conflicting[0], origin, LedgerState.CONFLICTING),
+            findings=(Finding.fails(Code.LEDGER_INCLUDED, said),),
+        )
+    if similar:
+        return _answer(_Match.SAME_MEDIA, similar[0], origin)
     if misleading:
         said = f"the ledger's index names entry {misleading[0]} for this file, which is about something else"
         return _silent(LedgerState.UNKNOWN, f"{said}; run 'lightseal ledger audit'")
     said = "has no entry for this signature" if provenance.identity else "does not know these bytes"
-    return dataclasses.replace(
-        _silent(LedgerState.UNKNOWN, f"the ledger {book.ledger.origin} {said}"), origin=book.ledger.origin
-    )
+    return dataclasses.replace(_silent(LedgerState.UNKNOWN, f"the ledger {origin} {said}"), origin=origin)
 
 
 def _candidates(found: Examined, provenance: Provenance, ledger: Ledger) -> Iterator[int]:
-    """Where the index says to look: this claim first, then this media."""
+    """Where the index says to look, each once: this claim first, then this media."""
     if provenance.identity is not None:
-        yield from ledger.find("claim", provenance.identity.claim)[:_MOST_CANDIDATES]
-        yield from ledger.find("binding", provenance.identity.binding)[:_MOST_CANDIDATES]
+        claimed = _some(ledger.find("claim", provenance.identity.claim))
+        bound = _some(ledger.find("binding", provenance.identity.binding))
+        yield from dict.fromkeys((*claimed, *bound))
     elif found.sha256 is not None:
-        yield from ledger.find("media", bytes.fromhex(found.sha256))[:_MOST_CANDIDATES]
+        yield from _some(ledger.find("media", bytes.fromhex(found.sha256)))
+
+
+def _some(indices: tuple[int, ...]) -> tuple[int, ...]:
+    """The oldest and the newest, where there are too many: lies fill one end more easily than both."""
+    if len(indices) <= _MOST_CANDIDATES:
+        return indices
+    half = _MOST_CANDIDATES // 2
+    return (*indices[:half], *indices[-half:])
 
 
 def _match(found: Examined, receipt: Receipt) -> _Match:
@@ -135,8 +154,10 @@ def _match(found: Examined, receipt: Receipt) -> _Match:
     return _Match.OTHER
 
 
-def _claim_of(receipt: Receipt) -> object:
-    return parse_payload(receipt.payload).get("claim") if receipt.entry.kind is Kind.SIGN else None
+def _is_of_claim(receipt: Receipt, provenance: Provenance) -> bool:
+    if receipt.entry.kind is not Kind.SIGN or provenance.identity is None:
+        return False
+    return parse_payload(receipt.payload).get("claim") == provenance.identity.claim.hex()
 
 
 def _answer(match: _Match, receipt: Receipt, origin: str) -> Recorded:

@@ -1,15 +1,35 @@
-"""Run an ASGI application until a signal ends it; the address is known before the first request."""
+"""Run an ASGI application until a signal ends it; the address is known before the first request.
 
+Descriptors are kept back for the application's own files: a crowd of connections is sent away
+at the door instead. Who sends no whole request head in time is hung up on. What is not done:
+nobody limits how many of the connections are one client's, and a client that does not read its
+answer keeps its connection; both are left to what stands in front.
+"""
+
+import asyncio
+import resource
 import socket
 import sys
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from typing import TYPE_CHECKING
 
 from tools.errors import AddressTakenError
+
+if TYPE_CHECKING:
+    from uvicorn.protocols.http.h11_impl import H11Protocol
 
 # An ASGI application (asgi.readthedocs.io, version 3); which framework made it is not our concern.
 App = Callable[..., Awaitable[None]]
 
+HEAD_SECONDS = 10.0
+# Open files that no connection may take: databases, guards, keys, witnesses that are asked.
+KEPT_FILES = 256
+_MANY_FILES = 1 << 16
 _BACKLOG = 2048
+_CROWDED = (
+    b"HTTP/1.1 503 Service Unavailable\r\nConnection: close\r\nRetry-After: 5\r\nContent-Length: 0\r\n\r\n"
+)
 
 
 def serve(app: App, host: str, port: int, tell: Callable[[str], None]) -> None:
@@ -27,6 +47,7 @@ def serve(app: App, host: str, port: int, tell: Callable[[str], None]) -> None:
         sys.stdout.flush()
         config = uvicorn.Config(
             app,
+            http=impatient(_most_connections(), HEAD_SECONDS),
             log_level="warning",
             access_log=False,
             server_header=False,
@@ -37,3 +58,53 @@ def serve(app: App, host: str, port: int, tell: Callable[[str], None]) -> None:
             backlog=_BACKLOG,
         )
         uvicorn.Server(config).run(sockets=[listening])
+
+
+def _most_connections() -> int:
+    """As many as leave the application its files, after asking the system for as many as it gives."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _MANY_FILES if hard == resource.RLIM_INFINITY else hard
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        # Some systems name a limit that they do not give.
+        with suppress(ValueError, OSError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+            soft = wanted
+    files = _MANY_FILES if soft == resource.RLIM_INFINITY else soft
+    return max(files - KEPT_FILES, files // 2)
+
+
+def impatient(most: int, head_seconds: float) -> "type[H11Protocol]":
+    """The server's own protocol, for at most `most` connections, each with `head_seconds` to say what it wants."""
+    from uvicorn.protocols.http.auto import AutoHTTPProtocol  # noqa: PLC0415
+
+    class Impatient(AutoHTTPProtocol):  # type: ignore[misc, valid-type]
+        """Hangs up on a crowd, and on whoever does not come to the point."""
+
+        hanging_up: asyncio.TimerHandle | None = None
+
+        def connection_made(self, transport: asyncio.Transport) -> None:
+            super().connection_made(transport)
+            if len(self.connections) > most:
+                transport.write(_CROWDED)
+                transport.close()
+            else:
+                self.hanging_up = self.loop.call_later(head_seconds, transport.close)
+
+        def data_received(self, data: bytes) -> None:
+            super().data_received(data)
+            if self.cycle is not None and not self.cycle.response_complete:
+                self._came_to_the_point()
+            elif self.hanging_up is None:
+                # The beginning of another request; the server itself waits for its end for ever.
+                self.hanging_up = self.loop.call_later(head_seconds, self.transport.close)
+
+        def connection_lost(self, exc: Exception | None) -> None:
+            self._came_to_the_point()
+            super().connection_lost(exc)
+
+        def _came_to_the_point(self) -> None:
+            if self.hanging_up is not None:
+                self.hanging_up.cancel()
+                self.hanging_up = None
+
+    return Impatient

@@ -15,7 +15,7 @@ from typing import Self
 from authn.keys import LogKey, generate_ed25519, open_key, store_key, verify_note
 from storage.errors import MalformedKeyError
 from storage.note import Algorithm, VerifierKey, is_key_name
-from storage.witness.memory import CosigningKey, Witness
+from storage.witness.memory import CosigningKey, Fork, Witness, WitnessKeyOtherError
 from tools.errors import OutputExistsError, UsageError, WitnessMissingError
 from tools.output import put_whole
 from tools.serving import App
@@ -68,9 +68,27 @@ class WitnessFolder:
         with Witness.open(self._memory, self._keys(), known, verify_note) as witness:
             yield witness_app(witness, lambda: dt.datetime.now(dt.UTC))
 
+    def evidence(self) -> "Evidence":
+        """What the witness kept of logs that did not follow from what it saw."""
+        with Witness.open(self._memory, self._keys(), {}, verify_note) as witness:
+            return Evidence(witness.forks(), witness.unproven())
+
     @property
     def _memory(self) -> Path:
         return self.path / "witness.db"
 
     def _keys(self) -> tuple[CosigningKey, ...]:
-        return (CosigningKey(self.key, LogKey(open_key(f"file:{self.path / 'witness.pem'}")).sign),)
+        private = LogKey(open_key(f"file:{self.path / 'witness.pem'}"))
+        if private.public != self.key.public:
+            raise WitnessKeyOtherError(
+                f"The key in {self.path / 'witness.pem'} is not the one that witness.vkey names."
+            )
+        return (CosigningKey(self.key, private.sign),)
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """Forks, which prove that a log lied to somebody, and what only lacked a proof."""
+
+    forks: tuple[Fork, ...]
+    unproven: tuple[Fork, ...]

@@ -34,6 +34,7 @@ from storage.foreign.source import (
     fetch_tile,
 )
 from storage.merkle import EMPTY_ROOT, HASH_BYTES, TILE_HEIGHT, TILE_WIDTH, Frontier, leaf_hash
+from storage.note import Note, checkpoint_lines
 
 
 class Bodies(Enum):
@@ -71,10 +72,9 @@ def audit_onwards(follower: Follower, bodies: Bodies) -> AuditReport:
     """
     before = follower.state
     frontier = Frontier() if before is None else Frontier(before.consumed, before.frontier)
-    start, origin, judged = frontier.size, "", _Judged(bodies)
+    start, judged = frontier.size, _Judged(bodies)
     try:
         for chunk in follower.advance_comparing_tiles():
-            origin = chunk.checkpoint.origin
             if chunk.before is not None:
                 judged.follow(chunk.before)
             for index, body in enumerate(chunk.bodies, chunk.start):
@@ -86,6 +86,8 @@ def audit_onwards(follower: Follower, bodies: Bodies) -> AuditReport:
         return _unopened(Code.CHECKPOINT_SIGNATURE, error)
     except (MalformedNoteError, MalformedCheckpointError) as error:
         return _unopened(Code.CHECKPOINT_MALFORMED, error)
+    after = follower.state
+    origin = "" if after is None else checkpoint_lines(Note.parse(after.note).text)[0]
     return AuditReport(origin, frontier.size, frontier.root(), tuple(judged.findings), judged.omitted, start)
 
 

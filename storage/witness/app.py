@@ -75,6 +75,11 @@ async def _answered(ask: Callable[[], Answer]) -> Response:
         return _response(Answer(503, TEXT, b"The witness cannot answer now.\n"))
     if answer.status >= 500:
         _log.error("refused with %d: %s", answer.status, answer.body.decode().strip())
+    if answer.kept is not None:
+        _log.error(
+            "%s signed two trees of one size; both notes are kept, and 'lightseal witness forks' prints them",
+            answer.kept.origin,
+        )
     return _response(answer)
 
 

@@ -118,6 +118,15 @@ class WitnessKeyError(WitnessError):
     remedy = "Give the witness a key of its own, used for nothing else."
 
 
+class WitnessKeyOtherError(WitnessError):
+    """The private key is not the one whose public half stands beside it."""
+
+    code = "witness-key-other"
+    remedy = (
+        "Put the witness's own files back together from a copy; cosignatures by another key count for nobody."
+    )
+
+
 class MalformedRequestError(MalformedError):
     """Not an add-checkpoint request as we would write it."""
 
@@ -159,15 +168,6 @@ class Request:
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
-    """What the witness says, in the words of HTTP."""
-
-    status: int
-    content_type: str
-    body: bytes
-
-
-@dataclass(frozen=True, slots=True)
 class CosigningKey:
     """A key of the witness, and the callable that signs with it, from several threads at once."""
 
@@ -182,6 +182,17 @@ class Fork:
     origin: str
     refused: bytes
     seen: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What the witness says, in the words of HTTP, and the evidence that it kept in saying so."""
+
+    status: int
+    content_type: str
+    body: bytes
+    kept: Fork | None = None
+    """A fork that was not known before; for whoever runs the witness, not for whoever asked."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -369,36 +380,40 @@ class Witness:
         ).fetchone()
         seen = _NOTHING if row is None else _Seen(*row)
         forked = row is not None and checkpoint.size == seen.size and checkpoint.root != seen.root
-        if forked:
-            self._keep_refused(checkpoint, note, seen, 1, time)
+        kept = self._keep_refused(checkpoint, note, seen, 1, time) if forked else None
         # 5.
         if request.old != seen.size:
-            return Answer(409, SIZE, f"{seen.size}\n".encode())
+            return Answer(409, SIZE, f"{seen.size}\n".encode(), kept)
         # 6 and 7; an equal size needs no proof, so only another root or too long a proof can fail there.
         try:
             verify_consistency(request.old, checkpoint.size, request.proof, seen.root, checkpoint.root)
         except ProofError as error:
             if forked and not request.proof:
                 # 1.0 asks for 409; later drafts for 422. Naming the very size that was asked says which case it is.
-                return Answer(409, SIZE, f"{seen.size}\n".encode())
+                return Answer(409, SIZE, f"{seen.size}\n".encode(), kept)
             if row is not None and not forked and checkpoint.size > seen.size:
                 self._keep_refused(checkpoint, note, seen, 0, time)
-            return _refuse(422, str(error))
+            return Answer(422, TEXT, f"{error}\n".encode(), kept)
         # 8.
         (last,) = self._database.execute("SELECT coalesce(max(time), 1) FROM witness_seen").fetchone()
         if time < last:
             return _refuse(503, f"The witness's clock ran back by {last - time} seconds; it does not cosign.")
         return None
 
-    def _keep_refused(self, checkpoint: Checkpoint, note: Note, seen: _Seen, fork: int, time: int) -> None:
-        (kept,) = self._database.execute(
+    def _keep_refused(
+        self, checkpoint: Checkpoint, note: Note, seen: _Seen, fork: int, time: int
+    ) -> Fork | None:
+        """Keep both notes, and return them where they were not known before and there was room."""
+        (held,) = self._database.execute(
             "SELECT count(*) FROM witness_refused WHERE origin = ? AND fork = ?", (checkpoint.origin, fork)
         ).fetchone()
-        if kept < MAX_REFUSALS:
-            self._database.execute(
-                "INSERT OR IGNORE INTO witness_refused VALUES (?, ?, ?, ?, ?, ?, ?)",
-                (checkpoint.origin, checkpoint.size, checkpoint.root, bytes(note), seen.note, fork, time),
-            )
+        if held >= MAX_REFUSALS:
+            return None
+        added = self._database.execute(
+            "INSERT OR IGNORE INTO witness_refused VALUES (?, ?, ?, ?, ?, ?, ?)",
+            (checkpoint.origin, checkpoint.size, checkpoint.root, bytes(note), seen.note, fork, time),
+        ).rowcount
+        return Fork(checkpoint.origin, bytes(note), seen.note) if added else None
 
     def _require_mine(self, path: Path) -> None:
         with _translated():

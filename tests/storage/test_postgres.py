@@ -1,5 +1,6 @@
 import itertools
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 
 import pytest
@@ -264,3 +265,39 @@ def test_a_server_that_may_lose_what_it_wrote_is_refused(
         own_server.start()
     with Ledger.open(url, sealer) as ledger:
         assert ledger.append([make_record(1)], AT, log.sign) == (1,)
+
+
+def test_a_schema_named_after_the_user_is_no_obstacle(server, create, log, make_record, means) -> None:
+    """The flaw it would catch: "$user" in the search path means another schema under another role."""
+    url = server.create(f"schema_{next(_numbers)}")
+    engine = database.open_owner(url)
+    with database.transaction(engine) as connection:
+        connection.exec_driver_sql(f"CREATE SCHEMA {postgres.OWNER}")
+    engine.dispose()
+    with create(url) as ledger:
+        assert ledger.append([make_record(0)], AT, log.sign) == (0,)
+    assert audit(url, means).findings == ()
+
+
+def test_rights_in_an_earlier_database_are_none_in_this_one(server, create) -> None:
+    """The flaw it would catch: roles belong to the whole server and outlive the database they were made for."""
+    name = f"again_{next(_numbers)}"
+    url = server.create(name)
+    create(url).close()
+    engine = database.open_owner(server.url)
+    with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        connection.exec_driver_sql(f"CREATE ROLE mallory_{name} LOGIN")
+        connection.exec_driver_sql(f"GRANT lightseal_writer_{name} TO mallory_{name}")
+        connection.exec_driver_sql(f"DROP DATABASE {name} WITH (FORCE)")
+    engine.dispose()
+    with pytest.raises(LedgerForeignError, match=f"mallory_{name}"):
+        create(server.create(name))
+
+
+def test_those_who_keep_cosignatures_at_once_do_not_damage_anything(create, url, log, make_record) -> None:
+    with create(url) as ledger:
+        ledger.append([make_record(0)], AT, log.sign)
+        note = ledger.checkpoint().encode()
+        with ThreadPoolExecutor(8) as threads:
+            assert list(threads.map(ledger.keep_witnessed, [note] * 16)) == [None] * 16
+        assert ledger.witnessed().encode() == note

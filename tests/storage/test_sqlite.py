@@ -167,3 +167,33 @@ def test_a_path_may_hold_any_character(create, tmp_path: Path, log, make_record)
     with Ledger.open_read_only(url) as reader:
         assert reader.size == 1
     assert (tmp_path / "odd #1 100% ü.db").is_file()
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "INSERT OR REPLACE INTO entry SELECT 2, leaf, x'00' FROM entry WHERE idx = 0",
+        "INSERT OR REPLACE INTO checkpoint SELECT size, x'00', time FROM checkpoint",
+        "INSERT OR REPLACE INTO head SELECT 1, origin, 0, root, frontier, time, 0 FROM head",
+    ],
+)
+def test_replacing_is_no_way_around_the_triggers(sqlite_url, path, statement: str) -> None:
+    """The flaw it would catch: REPLACE deletes a row without asking the triggers on DELETE."""
+    engine = database.open_owner(sqlite_url)
+    with pytest.raises(LedgerDamagedError), database.transaction(engine) as connection:
+        connection.exec_driver_sql(statement)
+    engine.dispose()
+
+
+def test_who_may_not_lock_a_ledger_in_use_is_told_and_reads_no_mixture(path, tmp_path_factory) -> None:
+    """The flaw it would catch: reading a file as unchangeable while its owner writes it."""
+    folder = tmp_path_factory.mktemp("live")
+    for parent in (folder, folder.parent, folder.parent.parent):
+        if os.geteuid() == 0:
+            parent.chmod(0o755)
+    copy = Path(shutil.copy(path, folder / "live.db"))
+    copy.chmod(0o644)
+    folder.chmod(0o555 if os.geteuid() else 0o755)
+    with unprivileged(), pytest.raises(ReadOnlyError, match="may be changed while it is read"):
+        Ledger.open_read_only(f"sqlite:///{copy}")
+    folder.chmod(0o755)

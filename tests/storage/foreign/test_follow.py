@@ -772,7 +772,7 @@ def test_extension_lines_are_an_error_that_says_so_and_no_finding(log, other_log
 
 
 @pytest.mark.parametrize("read", [1, 5, 255, 256, 257, 512])
-def test_an_audit_that_goes_on_finds_what_a_whole_one_finds(log, follower_of, state, read: int) -> None:
+def test_an_audit_that_goes_on_finds_what_a_whole_one_finds(log, follower_of, read: int) -> None:
     bodies = [entry(number) for number in range(read)]
     first = audit_onwards(follower_of(Served(log, bodies)), Bodies.OURS)
     assert (first.findings, first.size, first.start) == ((), read, 0)
@@ -819,10 +819,12 @@ def test_what_a_log_gained_is_not_read_where_its_bodies_are_others(log, follower
     for size in (300, 700):
         report = audit_onwards(follower_of(Served(log, numbered(size))), Bodies.OPAQUE)
         assert (report.findings, report.size) == ((), size)
+    nothing_new = audit_onwards(follower_of(Served(log, numbered(700))), Bodies.OPAQUE)
+    assert (nothing_new.origin, nothing_new.start, nothing_new.size) == (log.name, 700, 700)
     assert follower_of(None).state.consumed == 700
 
 
-def test_an_unsigned_checkpoint_is_a_finding_when_going_on_too(log, other_log, follower_of, state) -> None:
+def test_an_unsigned_checkpoint_is_a_finding_when_going_on_too(other_log, follower_of, state) -> None:
     source = Served(other_log, numbered(3))
     assert codes(audit_onwards(follower_of(source), Bodies.OURS)) == [(Code.CHECKPOINT_SIGNATURE, 0)]
     source.files["checkpoint"] = b"<html>"

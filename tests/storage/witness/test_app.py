@@ -170,6 +170,21 @@ def test_a_clock_that_ran_back_is_logged_and_answered_without_a_cosignature(
     assert "ran back by 3600 seconds" in caplog.text
 
 
+def test_a_fork_is_logged_when_it_is_kept_and_the_log_is_told_no_more(
+    port: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    text = str(Checkpoint(LOG.name, 1, leaf_hash(b"another only entry")))
+    other = Note(text, (Signature(LOG.name, LOG.key_id, LOG_SECRET.sign(text.encode())),))
+    with caplog.at_level(logging.ERROR), connected(port) as connection:
+        ask(connection, "POST", "/add-checkpoint", BODY)
+        assert caplog.messages == []
+        for _ in range(3):
+            status, _, body = ask(connection, "POST", "/add-checkpoint", bytes(Request(1, (), other)))
+            assert (status, body) == (409, b"1\n")
+    (said,) = caplog.messages
+    assert said.startswith("log.example signed two trees of one size")
+
+
 def test_a_witness_that_cannot_reach_its_database_says_no_more_than_that(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -249,7 +249,7 @@ def test_sixty_three_lines_of_proof_are_read_and_sixty_four_are_not(witness: Wit
 
 
 def test_a_request_beyond_the_limit_is_not_read(witness: Witness) -> None:
-    lines = tuple(Signature("somebody.example", b"abcd", bytes(2420)) for _ in range(30))
+    lines = tuple(Signature("somebody.example", b"abcd", bytes(2420)) for _ in range(50))
     note = Note(LOG.note(10).text, (*LOG.note(10).signatures, *lines))
     body = bytes(Request(0, (), note))
     assert len(body) > MAX_REQUEST_BYTES
@@ -276,6 +276,17 @@ def test_strangers_signatures_are_ignored_and_not_kept(witness: Witness) -> None
     require_cosigned(witness.add_checkpoint(bytes(Request(0, (), crowd)), NOON), crowd, NOON)
     kept = Note.parse(monitored(witness).body)
     assert [line.name for line in kept.signatures] == [LOG.name, KEY.key.name]
+
+
+def test_sixteen_signatures_of_nearly_5_kb_and_the_longest_proof_fit(witness: Witness) -> None:
+    """Verifiers must accept 16 signatures, and post-quantum ones can have nearly 5 kB (signed-note, Format)."""
+    note = LOG.note(10)
+    names = [f"{'long-' * 10}{number}.example/log" for number in range(15)]
+    lines = tuple(Signature(name, b"abcd", bytes(4999)) for name in names)
+    request = Request(0, (bytes(32),) * 63, Note(note.text, (*note.signatures, *lines)))
+    assert Request.parse(bytes(request)) == request
+    asked = Request(0, (), request.note)
+    require_cosigned(witness.add_checkpoint(bytes(asked), NOON), note, NOON)
 
 
 def test_of_two_lines_by_the_log_the_verified_one_is_kept(witness: Witness) -> None:
@@ -340,7 +351,20 @@ def test_a_fork_of_the_size_seen_is_refused_and_both_notes_are_kept(witness: Wit
 def test_a_fork_is_answered_with_the_very_size_that_was_asked(witness: Witness) -> None:
     witness.add_checkpoint(LOG.request(0, 8), NOON)
     forked = bytes(Request(8, (), ToyLog(forked_at=5).note(8)))
-    assert witness.add_checkpoint(forked, NOON) == Answer(409, SIZE, b"8\n")
+    answer = witness.add_checkpoint(forked, NOON)
+    assert (answer.status, answer.content_type, answer.body) == (409, SIZE, b"8\n")
+
+
+@pytest.mark.parametrize(("old", "proof"), [(8, 0), (0, 0), (8, 3)])
+def test_a_fork_is_told_once_to_whoever_runs_the_witness(witness: Witness, old: int, proof: int) -> None:
+    witness.add_checkpoint(LOG.request(0, 8), NOON)
+    forked = bytes(Request(old, (bytes(32),) * proof, ToyLog(forked_at=5).note(8)))
+    answers = [witness.add_checkpoint(forked, NOON) for _ in range(3)]
+    assert [answer.kept for answer in answers] == [*witness.forks(), None, None]
+    assert {answer.status for answer in answers} <= {409, 422}
+    # What is only unproven, and what is refused for another reason, is no fork.
+    for body in (ToyLog(forked_at=5).request(8, 20), LOG.request(0, 9), LOG.request(8, 9)):
+        assert witness.add_checkpoint(body, NOON).kept is None
 
 
 def test_a_fork_that_grew_further_cannot_be_proven_and_its_note_is_kept(witness: Witness) -> None:
