@@ -133,6 +133,16 @@ def known(connection: sa.Connection, commitments: Iterable[bytes]) -> dict[bytes
     return found
 
 
+def column(connection: sa.Connection, query: str, values: tuple[int, ...]) -> list[bytes]:
+    """Return the first column of a query that is written out, with `?` for each value.
+
+    The same rows as by an expression, which each newly opened engine has to compile first.
+    """
+    if connection.dialect.paramstyle != "qmark":
+        query = query.replace("?", "%s")
+    return list(connection.exec_driver_sql(query, values).scalars())
+
+
 def require_revision(connection: sa.Connection) -> None:
     """Refuse a database that is no ledger of this revision."""
     present = sa.inspect(connection).get_table_names()

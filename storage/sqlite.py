@@ -26,9 +26,9 @@ from storage.errors import (
 
 FAULT = sqlite3.Error
 LOCK_SECONDS = 10
-_CACHE_KIB = 64 << 10
-_CHECKPOINT_PAGES = 16 << 10
-"""How long the write-ahead log grows, 64 MiB, before its pages go where they belong: each then goes once."""
+_CACHE_KIB = 256 << 10
+_CHECKPOINT_PAGES = 64 << 10
+"""How long the write-ahead log grows, 256 MiB, before its pages go where they belong: each then goes once."""
 
 
 def _is_there(table: sa.Table) -> str:

@@ -6,7 +6,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from storage import tables
+from storage import database, tables
 from storage.checkpoint import MAX_SIZE, Checkpoint
 from storage.entry import Entry
 from storage.errors import (
@@ -37,8 +37,7 @@ class View:
 
     def newest(self) -> tuple[bytes, Checkpoint]:
         """The newest signed note, and its checkpoint."""
-        query = sa.select(tables.checkpoint.c.note).order_by(tables.checkpoint.c.size.desc())
-        note: bytes | None = self.connection.scalar(query.limit(1))
+        note = self._scalar("SELECT note FROM checkpoint ORDER BY size DESC LIMIT 1")
         if note is None:
             if self.head().size:
                 raise LedgerDamagedError("The newest checkpoint is missing.")
@@ -77,9 +76,7 @@ class View:
         """The first witnessed note whose tree holds the entry, which dates it best; else the newest note."""
         if not 0 <= index < MAX_SIZE:
             raise UnknownEntryError(f"There is no entry {index}.")
-        size = tables.witnessed.c.size
-        first = sa.select(tables.witnessed.c.note).where(size > index).order_by(size).limit(1)
-        note = self.connection.scalar(first)
+        note = self._scalar("SELECT note FROM witnessed WHERE size > ? ORDER BY size LIMIT 1", index)
         return self.newest() if note is None else (note, parsed(note))
 
     def entry(self, index: int) -> Entry:
@@ -94,13 +91,12 @@ class View:
 
     def bodies(self, start: int, stop: int) -> list[bytes]:
         """The bodies from `start` up to `stop`; fewer where some are missing."""
-        idx = tables.entry.c.idx
-        query = sa.select(tables.entry.c.body).where(idx >= start, idx < stop).order_by(idx)
-        return list(self.connection.scalars(query))
+        query = "SELECT body FROM entry WHERE idx >= ? AND idx < ? ORDER BY idx"
+        return self._column(query, start, stop)
 
     def sealed(self, index: int) -> bytes | None:
         """Salt and payload of an entry as they are kept, or nothing where they were erased."""
-        return self.connection.scalar(sa.select(tables.secret.c.sealed).where(tables.secret.c.idx == index))
+        return self._scalar("SELECT sealed FROM secret WHERE idx = ?", index)
 
     def find(self, tag: bytes) -> tuple[int, ...]:
         """The entries under a tag, oldest first."""
@@ -115,17 +111,16 @@ class View:
         """The first `width` hashes of a tile in the tree of `size` entries."""
         if level == 0 and (number + 1) * TILE_WIDTH > size:
             return self.leaves(number, width)
-        here = sa.and_(tables.tile.c.level == level, tables.tile.c.number == number)
-        data = self.connection.scalar(sa.select(tables.tile.c.data).where(here))
+        data = self._scalar("SELECT data FROM tile WHERE level = ? AND number = ?", level, number)
         if data is None:
             raise LedgerDamagedError(f"Tile {level}/{number} is missing.")
         return bytes(data[: HASH_BYTES * width])
 
     def leaves(self, number: int, width: int) -> bytes:
         """The leaf hashes of a tile of level 0 from the entries themselves, joined."""
-        idx, start = tables.entry.c.idx, number * TILE_WIDTH
-        query = sa.select(tables.entry.c.leaf).where(idx >= start, idx < start + width).order_by(idx)
-        return b"".join(self.connection.scalars(query))
+        start = number * TILE_WIDTH
+        query = "SELECT leaf FROM entry WHERE idx >= ? AND idx < ? ORDER BY idx"
+        return b"".join(self._column(query, start, start + width))
 
     def rows(self, table: sa.Table, start: int = 0) -> Iterator[sa.Row[Any]]:
         """Yield the rows of a table that counts by `idx` or `size`, in order, a chunk at a time."""
@@ -135,6 +130,12 @@ class View:
         ).all():
             yield from found
             start = getattr(found[-1], position.name) + 1
+
+    def _column(self, query: str, *values: int) -> list[bytes]:
+        return database.column(self.connection, query, values)
+
+    def _scalar(self, query: str, *values: int) -> bytes | None:
+        return next(iter(self._column(query, *values)), None)
 
 
 def parsed(note: bytes) -> Checkpoint:

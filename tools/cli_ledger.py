@@ -86,15 +86,37 @@ def prove(context: click.Context, index: int, form: str) -> None:
 )
 @click.option("--media", type=FILE, help="The file that the receipt is to be about.")
 @_WITNESSES
-def check_receipt(receipt: Path, log_key: str, media: Path | None, witnesses: Path | None) -> None:
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(["receipt", "cose"]),
+    default="receipt",
+    show_default=True,
+    help="A receipt, or an RFC 9942 COSE receipt in base64; both as 'prove' prints them.",
+)
+@click.option(
+    "--entry", type=FILE, help="With --format cose: a file with the entry's body, as 'show' prints it."
+)
+def check_receipt(
+    receipt: Path, log_key: str, media: Path | None, witnesses: Path | None, form: str, entry: Path | None
+) -> None:
     """Check RECEIPT offline: no home, no network. Exit status 0 if all of it holds, else 15.
 
     Without --witnesses it shows what this log signed, not that others are shown the same log.
     """
-    from tools.receipt_check import checked
+    from tools.receipt_check import checked, checked_cose
 
-    policy = None if witnesses is None else _policy(witnesses)
-    lines, status = checked(receipt, log_key, media, policy, now())
+    if form == "cose":
+        if entry is None or media is not None or witnesses is not None:
+            raise tools.errors.UsageError(
+                "a COSE receipt is checked with --entry, for neither media nor witnesses"
+            )
+        lines, status = checked_cose(receipt, log_key, entry)
+    elif entry is not None:
+        raise tools.errors.UsageError("a receipt holds its entry; --entry is for --format cose")
+    else:
+        policy = None if witnesses is None else _policy(witnesses)
+        lines, status = checked(receipt, log_key, media, policy, now())
     for line in lines:
         click.echo(line)
     sys.exit(status)

@@ -59,7 +59,7 @@ def print_forks(folder: Path) -> None:
         _print(f"fork: {fork.origin} signed both of these, for one size", fork)
     for pair in found.unproven:
         _print(f"unproven: {pair.origin} signed both of these, and did not show that one follows", pair)
-    click.echo(f"{len(found.forks)} forks, {len(found.unproven)} unproven", err=True)
+    click.echo(f"forks: {len(found.forks)}, unproven: {len(found.unproven)}", err=True)
     sys.exit(4 if found.forks else 0)
 
 

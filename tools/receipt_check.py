@@ -12,13 +12,17 @@ from pathlib import Path
 from authn.evidence import Content, Credentials, Signature
 from authn.keys import verify_note
 from authn.plain import plain
-from storage.errors import MalformedError, ProofError
-from storage.note import VerifierKey
+from storage import base64text
+from storage.entry import Entry
+from storage.errors import MalformedError, MalformedReceiptError, ProofError
+from storage.note import Algorithm, VerifierKey
 from storage.payload import parse
 from storage.policy import Policy, open_witnessed
 from storage.receipt import Receipt
-from tools.check import Chosen, beliefs, check_files, log_keys, read_receipt
-from tools.errors import MediaRefusedError
+from storage.receipt_cose import MAX_COSE_BYTES, CoseReceipt
+from storage.tile import MAX_ENTRY_BYTES
+from tools.check import Chosen, beliefs, bounded, check_files, log_keys, read_receipt
+from tools.errors import MediaRefusedError, UsageError
 from tools.verdict import Headline, Ledger, Verdict, exit_status, sentence
 
 NOT_HELD = exit_status(Headline.NOT_CHECKED)
@@ -60,6 +64,42 @@ def checked(
     return [*lines, f"media          {said}"], 0
 
 
+def checked_cose(path: Path, key: str, entry: Path) -> tuple[list[str], int]:
+    """Return what to say of a COSE receipt in base64, for the entry whose body is in a file; status as above."""
+    # An ML-DSA-44 key signs none of these, so a log's other key may be given beside it.
+    keys = [each for each in log_keys(key) if each.algorithm is Algorithm.ED25519]
+    if not keys:
+        raise UsageError("a COSE receipt is checked with the log's Ed25519 key")
+    text, body = bounded(path, 2 * MAX_COSE_BYTES, "COSE receipt"), bounded(entry, MAX_ENTRY_BYTES, "entry")
+    receipt = CoseReceipt.parse(_decoded(text.removesuffix(b"\n")))
+    recorded = Entry.parse(body.removesuffix(b"\n"))
+    signer = next((each for each in keys if each.key_id == receipt.key_id), keys[0])
+    try:
+        root = receipt.check(recorded, signer, verify_note)
+    except ProofError as error:
+        return [f"does not hold  {error} ({error.code})", f"next           {error.remedy}"], NOT_HELD
+    return [
+        f"recorded       in the tree of {receipt.origin} with the root {root.hex()}: proven",
+        *_of_entry(recorded),
+        f"index          {receipt.index} in a tree of {receipt.size}, by the word of whoever made the receipt",
+        "payload        not in a COSE receipt, nor the salt that opens the entry",
+        "token          none: a COSE receipt holds none",
+        "witnesses      not in a COSE receipt; others may be shown another log",
+    ], 0
+
+
+def _decoded(text: bytes) -> bytes:
+    try:
+        return base64text.decode(text.decode("ascii"))
+    except ValueError as error:
+        raise MalformedReceiptError("The text is not a COSE receipt in base64.") from error
+
+
+def _of_entry(entry: Entry) -> Iterator[str]:
+    yield f"kind           {entry.kind.value}"
+    yield f"logged         {entry.logged_at:%Y-%m-%dT%H:%M:%SZ}, by the operator's own clock"
+
+
 def _unchanged(verdict: Verdict) -> bool:
     """Whether the media is what was signed: an entry names a signature, which goes along when content is changed."""
     found = verdict.provenance
@@ -70,10 +110,8 @@ def _unchanged(verdict: Verdict) -> bool:
 
 def _recorded(receipt: Receipt, keys: tuple[VerifierKey, ...]) -> Iterator[str]:
     checkpoint = receipt.check(keys, verify_note)
-    entry = receipt.entry
     yield f"recorded       entry {receipt.proof.index} of {checkpoint.origin}, in a tree of {checkpoint.size}: proven"
-    yield f"kind           {entry.kind.value}"
-    yield f"logged         {entry.logged_at:%Y-%m-%dT%H:%M:%SZ}, by the operator's own clock"
+    yield from _of_entry(receipt.entry)
     for field, value in sorted(parse(receipt.payload).items()):
         yield f"payload        {plain(field, 100)} {plain(str(value), 300)}"
     yield f"token          {'kept with it, not judged here' if receipt.token else 'none'}"

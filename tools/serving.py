@@ -51,6 +51,7 @@ def serve(app: App, host: str, port: int, tell: Callable[[str], None]) -> None:
             log_level="warning",
             access_log=False,
             server_header=False,
+            loop="asyncio",
             ws="none",
             proxy_headers=False,
             timeout_keep_alive=30,

@@ -67,6 +67,8 @@ class Terms:
                     gone = self._terms.get(each, _UNTOLD)
                     if gone.retired is None:
                         self._terms[each] = gone._replace(retired=index)
+            case _:
+                pass
 
     def checkpoint(self, size: int, signers: Collection[VerifierKey], say: Say) -> None:
         """Take in who of the known keys signed the checkpoint of this size."""
@@ -89,13 +91,17 @@ class Terms:
                 said = f"which signs since entry {term.succeeded}"
                 say(size, f"Checkpoint {size} is not signed by key {key.key_id.hex()}, {said}.")
         ended = [_is_over(self._terms.get(self._keys[key], _UNTOLD), size) for key in signers]
-        if complete and all(ended):
+        if complete and signers and all(ended):
             say(size, f"Checkpoint {size} is signed by retired keys alone.")
 
     def close(self, say: Say) -> None:
         """Name the keys that were there from the beginning, and did not sign all they had to."""
         for key, text in self._keys.items():
-            if text not in self._missed or self.untold or self._terms.get(text, _UNTOLD).announced is not None:
+            if (
+                text not in self._missed
+                or self.untold
+                or self._terms.get(text, _UNTOLD).announced is not None
+            ):
                 continue
             first, count = self._missed[text]
             others = f", nor are {count - 1} others" if count > 1 else ""

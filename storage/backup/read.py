@@ -2,7 +2,8 @@
 
 `read` is what a restore consumes and `check` is `read` to the end, so nothing can be
 restored that was not checked. The sealed rows are opaque here; whether they open is for who
-has the keyring. Cosignatures are not verified: `storage.policy` does that.
+has the keyring, and so is whether a note's time is that of its last entry, for whoever reads
+bodies. Cosignatures are not verified: `storage.policy` does that.
 """
 
 import contextlib
@@ -19,6 +20,7 @@ from pathlib import Path
 from typing import IO, Any, Final
 
 from storage import base64text
+from storage.auditing.lines import adds_to, by_others
 from storage.backup.write import (
     FORMAT,
     MAX_MEMBERS,
@@ -92,7 +94,7 @@ class Published:
 
 @dataclass(frozen=True, slots=True)
 class Witnessed:
-    """A checkpoint with cosignatures; the log's signature and its root were checked, they were not."""
+    """A published checkpoint with lines by others than the log; whether those are witnesses' was not checked."""
 
     checkpoint: Checkpoint
     signed: DatedNote
@@ -213,8 +215,11 @@ class _Reader:
                         raise BackupProofError(
                             f"The checkpoint of {note.checkpoint.size} entries is not that of the entries below it."
                         )
+                    if isinstance(note, Published):
+                        newest = note
+                    else:
+                        self._require_witnessed(note, newest)
                     fitting.append(note)
-                    newest = note if isinstance(note, Published) else newest
                     note = next(notes, None)
             yield Entries(start, tuple(bodies))
             yield from fitting
@@ -275,6 +280,19 @@ class _Reader:
                 raise MalformedBackupError("The notes are not in the order of their sizes.")
             last = checkpoint.size
             yield kind(checkpoint, signed)
+
+    def _require_witnessed(self, witnessed: Witnessed, published: Published | None) -> None:
+        """A witnessed note is the published one and lines by others, as of the same time."""
+        size, note = witnessed.checkpoint.size, witnessed.signed.note
+        if (
+            published is None
+            or published.checkpoint != witnessed.checkpoint
+            or published.signed.at != witnessed.signed.at
+            or not adds_to(published.signed.note, note)
+        ):
+            raise BackupProofError(f"The witnessed checkpoint of {size} entries is not the one published.")
+        if not by_others(note, self._head.origin):
+            raise BackupProofError(f"Nobody cosigned the witnessed checkpoint of {size} entries.")
 
     def _bytes(self, name: str, limit: int) -> bytes:
         if self._archive.getinfo(name).file_size > limit:

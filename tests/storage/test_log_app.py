@@ -23,7 +23,7 @@ from authn.sealing import seal, unseal
 from storage import payload
 from storage.checkpoint import open_checkpoint
 from storage.entry import Kind
-from storage.errors import ConflictingRecordError, DiskFullError, LedgerDamagedError
+from storage.errors import ConflictingRecordError, DiskFullError, LedgerBusyError, LedgerDamagedError
 from storage.keyring import Keyring, Sealer
 from storage.ledger import Ledger
 from storage.log_add import MAX_BODY_BYTES, Settings
@@ -773,3 +773,81 @@ def test_a_log_without_a_sequencer_takes_nothing(sqlite_url, log, sealer) -> Non
         with served(app) as port:
             assert_error(Site(ledger, port).add(fresh(1)), 404, "not-found")
             assert Site(ledger, port).ask("/proof/0").status == 200
+
+
+def test_readers_who_crowd_keep_no_writer_from_the_answer(site_of, log) -> None:
+    gate, entered = threading.Event(), threading.Semaphore(0)
+    site = None
+
+    def published() -> str:
+        if threading.current_thread().name.startswith("reader"):
+            entered.release()
+            assert gate.wait(20)
+        return site.ledger.checkpoint()
+
+    site = site_of(3, published=published, max_reads=4)
+    with ThreadPoolExecutor(4) as pool:
+        crowd = [pool.submit(site.ask, "/checkpoint") for _ in range(4)]
+        assert all(entered.acquire(timeout=20) for _ in crowd)
+        assert site.ask("/checkpoint").status == 429
+        answer = site.add(fresh(3), "?wait=receipt")
+        gate.set()
+        assert [future.result(20).status for future in crowd] == [200] * 4
+    assert answer.status == 201, answer.body
+    assert Receipt.parse(answer.body.decode()).check([log.key], log.verify).size == 4
+
+
+@pytest.mark.parametrize("fault", [LedgerBusyError("/secret/place is busy"), LedgerDamagedError("/secret/x")])
+def test_what_is_durable_is_no_error_although_no_receipt_can_be_had(site_of, fault) -> None:
+    def published() -> str:
+        raise fault
+
+    site = site_of(3, published=published)
+    answer = site.add(fresh(3), "?wait=receipt")
+    assert (answer.status, answer.json["index"], answer.headers["Retry-After"]) == (202, 3, "1")
+    assert b"secret" not in answer.body
+    assert site.ledger.size == 4
+
+
+def test_under_witnesses_no_receipt_goes_out_before_they_saw_it(site_of, log) -> None:
+    notes: list[str] = []
+    site = site_of(
+        5,
+        published=lambda: notes[-1],
+        witnessed=lambda: open_checkpoint(notes[-1].encode(), [log.key], log.verify).size,
+    )
+    notes.append(site.ledger.checkpoint())
+    early = site.add(fresh(5), "?wait=receipt")
+    assert (early.status, early.json["index"], early.headers["Retry-After"]) == (202, 5, "1")
+    notes.append(site.ledger.checkpoint())
+    site.ledger.append([fresh(6)], AT, log.sign)  # newer than what is published
+    time.sleep(0.2)
+    answer = site.add(fresh(5), "?wait=receipt")
+    assert answer.status == 201
+    receipt = Receipt.parse(answer.body.decode())
+    assert receipt.proof.note.decode() == notes[-1]
+    assert receipt.check([log.key], log.verify).size == 6
+
+
+def test_who_waits_for_witnesses_that_do_not_exist_is_told_at_once(site_of) -> None:
+    site = site_of(3)
+    began = time.monotonic()
+    assert_error(site.add(fresh(3), "?wait=witness"), 400, "log-unwitnessed")
+    assert time.monotonic() - began < 5
+    assert site.ledger.size == 3
+
+
+@pytest.mark.parametrize("kind", sorted(set(Kind) - {Kind.SIGN, Kind.TOKEN, Kind.REVOKE}))
+def test_a_reserved_kind_is_refused_before_it_can_hold_up_a_batch(site_of, kind) -> None:
+    site = site_of(3)
+    answer = site.ask("/add", "POST", body_of(fresh(3), kind=kind), BEARER)
+    assert_error(answer, 400, "kind-reserved")
+    assert site.sizes == []
+    assert site.ledger.size == 3
+
+
+def test_an_erased_record_that_is_sent_again_has_its_index_and_no_receipt(site_of, log) -> None:
+    site = site_of(3)
+    site.ledger.erase(1, bytes(32), AT, log.sign)
+    answer = site.add(fresh(1), "?wait=receipt")
+    assert (answer.status, answer.json["index"]) == (201, 1)

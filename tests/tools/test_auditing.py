@@ -1,9 +1,10 @@
 import os
 import shutil
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -13,11 +14,10 @@ import storage.errors
 import tools.errors
 from authn.keys import LogKey, generate_ed25519
 from storage.entry import Kind
-from storage.errors import ProofError
 from storage.foreign.audit import Bodies
-from storage.foreign.follow import ForeignRolledBackError
+from storage.foreign.follow import ForeignRolledBackError, Unreadable, Use
 from storage.note import VerifierKey
-from tools.auditing import audit_foreign, audit_home, uses
+from tools.auditing import audit_foreign, audit_home, counted, told, uses
 from tools.home import Home, create_home, open_home
 
 ROOT = Path(__file__).parents[2]
@@ -163,8 +163,7 @@ class TestForeign:
     ) -> None:
         other = str(VerifierKey(lived_in.log.name, LogKey(generate_ed25519()).public))
         assert audit_foreign(url, other, None, Bodies.OURS).findings
-        with pytest.raises(ProofError):
-            audit_foreign(url, other, tmp_path / "state", Bodies.OURS)
+        assert audit_foreign(url, other, tmp_path / "state", Bodies.OURS).findings
         assert not (tmp_path / "state").exists()
         assert audit_foreign(url, f"{other} {lived_in.log}", None, Bodies.OURS).findings == ()
 
@@ -191,7 +190,7 @@ class TestForeign:
             audit_foreign(address, key, state, Bodies.OURS)
         with served(fork) as address:
             said = lightseal("ledger", "audit", "--url", address, "--log-key", key, "--state", state)
-        assert said.returncode == 1
+        assert said.returncode == 4
         assert said.stderr.startswith("error[foreign-"), said.stderr
         assert len(said.stderr.splitlines()) == 2
 
@@ -203,18 +202,68 @@ class TestForeign:
             audit_foreign(address, str(home.log), None, Bodies.OURS)
 
 
+class TestStatus:
+    """0 nothing diverges, 4 something does; 1 and 2 are for audits that could not be made."""
+
+    def test_a_divergence_is_told_from_a_failure(
+        self, fresh_home: Home, tmp_path: Path, lightseal: Command
+    ) -> None:
+        assert lightseal("ledger", "audit", home=fresh_home).returncode == 0
+        with closing(sqlite3.connect(fresh_home.path / "ledger.db")) as database:
+            for (name,) in database.execute(
+                "SELECT name FROM sqlite_master WHERE type = 'trigger'"
+            ).fetchall():
+                database.execute(f"DROP TRIGGER {name}")
+            database.execute("UPDATE entry SET leaf = zeroblob(32) WHERE idx = 2")
+            database.commit()
+        found = lightseal("ledger", "audit", home=fresh_home)
+        assert found.returncode == 4, (found.stdout, found.stderr)
+        assert "first divergence: " in found.stdout
+        assert lightseal("--home", tmp_path / "nothing", "ledger", "audit").returncode == 1
+
+    def test_a_foreign_log_that_diverges_has_the_same_status_with_and_without_a_state(
+        self, lived_in: Home, url: str, tmp_path: Path, lightseal: Command
+    ) -> None:
+        other = VerifierKey(lived_in.log.name, LogKey(generate_ed25519()).public)
+        asked = ["ledger", "audit", "--url", url, "--log-key"]
+        for more in ([], ["--state", tmp_path / "state"]):
+            assert lightseal(*asked, lived_in.log, *more).returncode == 0
+        for more in ([], ["--state", tmp_path / "other"]):
+            found = lightseal(*asked, other, *more)
+            assert (found.returncode, found.stderr) == (4, "")
+            assert "first divergence: The checkpoint: " in found.stdout
+        unreachable = lightseal("ledger", "audit", "--url", "http://a..b/", "--log-key", lived_in.log)
+        assert unreachable.returncode == 1
+        assert unreachable.stderr.startswith("error[source-address]: ")
+
+    def test_it_stands_in_the_help(self, lightseal: Command) -> None:
+        assert "4 if something does" in " ".join(lightseal("ledger", "audit", "--help").stdout.split())
+
+
 class TestWatching:
+    def test_what_cannot_be_read_is_counted_apart(self) -> None:
+        use = Use(3, Kind.SIGN, now(), bytes(32))
+        one, two = bytes(32), bytes([1]) * 32
+        assert counted([], [one]) == "0 new uses of 1 key"
+        assert counted([use], [one, one]) == "1 new use of 1 key"
+        assert counted([use, use], [one, two]) == "2 new uses of 2 keys"
+        assert counted([Unreadable(1)], [one]) == "0 new uses of 1 key; 1 entry could not be read"
+        assert counted([Unreadable(1), use, Unreadable(2)], [one]) == (
+            "1 new use of 1 key; 2 entries could not be read"
+        )
+        assert told(Unreadable(7)).startswith("entry 7 cannot be read")
+
     def test_every_use_of_my_key_is_said_and_nobody_elses(self, fresh_home: Home, tmp_path: Path) -> None:
         mine = fresh_home.device("cam").pseudonym
         fresh_home.enrol("theirs", "Their Camera", now())
         state = tmp_path / "state"
-        (line,) = uses(fresh_home, None, None, state, [mine])
+        (line,) = map(told, uses(fresh_home, None, None, state, [mine]))
         assert line.startswith("entry 5 issue ")
         assert line.endswith(f" key {mine.hex()}")
         # It goes on where it ended.
         assert list(uses(fresh_home, None, None, state, [mine])) == []
         index = fresh_home.own.erase(5, now())
-        (line,) = uses(fresh_home, None, None, state, [mine])
+        (line,) = map(told, uses(fresh_home, None, None, state, [mine]))
         assert line.startswith(f"entry {index} erase ")
 
     def test_over_http_it_says_the_same(self, lived_in: Home, url: str, tmp_path: Path) -> None:
@@ -231,6 +280,7 @@ class TestWatching:
         state = tmp_path / "state"
         found = lightseal("ledger", "watch", "--state", state, "--device", "mine", home=lived_in)
         assert (found.returncode, len(found.stdout.splitlines())) == (3, 1), found.stderr
+        assert found.stderr == "1 new use of 1 key\n"
         again = lightseal("ledger", "watch", "--state", state, "--device", "mine", home=lived_in)
         assert (again.returncode, again.stdout) == (0, ""), again.stderr
         key = lived_in.device("mine").pseudonym.hex()

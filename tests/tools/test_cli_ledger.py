@@ -10,7 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from authn.keys import LogKey, generate_ed25519
 from storage.entry import Kind
+from storage.note import Algorithm, VerifierKey
 from tools.cli import main
 from tools.home import Home, open_home
 from tools.signing import sign_files
@@ -320,7 +322,10 @@ class TestAskedWrongly:
         [
             (["audit", "--url", "http://127.0.0.1/"], "usage", 2),
             (["audit", "--url", "nonsense", "--log-key", "nonsense"], "verifier-key-malformed", 1),
+            (["audit", "--log-key", "nonsense"], "usage", 2),
+            (["audit", "--opaque"], "usage", 2),
             (["watch", "--state", "state"], "usage", 2),
+            (["watch", "--state", "state", "--key", "00" * 32, "--log-key", "nonsense"], "usage", 2),
             (["watch", "--state", "state", "--key", "zz"], "usage", 2),
             (["watch", "--state", "state", "--key", "00" * 31], "usage", 2),
             (["watch", "--state", "state", "--device", "nobody"], "device-unknown", 1),
@@ -335,7 +340,10 @@ class TestAskedWrongly:
             (["cosign", "--witnesses", "bad.policy"], "policy-malformed", 1),
             (["cosign", "--witnesses", "binary.policy"], "file-unreadable", 1),
             (["cosign", "--witnesses", "nothing.policy"], "file-unreadable", 1),
+            (["cosign", "--witnesses", "other.policy"], "policy-other-log", 1),
             (["serve", "--port", "0", "--witnesses", "bad.policy"], "policy-malformed", 1),
+            (["serve", "--port", "0", "--witnesses", "none.policy"], "usage", 2),
+            (["serve", "--port", "0", "--witnesses", "other.policy"], "policy-other-log", 1),
             (["check", "nothing", "--log-key", "nonsense"], "verifier-key-malformed", 1),
         ],
     )
@@ -353,6 +361,9 @@ class TestAskedWrongly:
         (tmp_path / "none.policy").write_text("quorum none\n")
         (tmp_path / "bad.policy").write_text("quorum nobody\n")
         (tmp_path / "binary.policy").write_bytes(b"\xff\xfe")
+        log = VerifierKey("elsewhere.example/log", LogKey(generate_ed25519()).public)
+        witness = VerifierKey("w.example", LogKey(generate_ed25519()).public, Algorithm.COSIGNATURE_ED25519)
+        (tmp_path / "other.policy").write_text(f"log {log}\nwitness w {witness}\nquorum w\n")
         require_error(command("ledger", *arguments, home=home.path), code, status)
         assert not (tmp_path / "state").exists()
 
@@ -382,6 +393,54 @@ class TestAskedWrongly:
         assert (said.status, said.out, len(said.err.splitlines())) == (1, "", 2)
         assert "hunter2" not in said.err
         assert list(tmp_path.iterdir()) == []
+
+
+class TestChecking:
+    def test_media_that_is_not_there_is_an_error_and_no_verdict_on_the_receipt(
+        self, command: Command, fresh_home: Home, picture: Path, tmp_path: Path
+    ) -> None:
+        receipt = picture.with_name("hills.jpg.receipt")
+        asked = ["ledger", "check", receipt, "--log-key", fresh_home.log, "--media"]
+        require_error(command(*asked, tmp_path / "nothing.jpg"), "file-unreadable")
+        require_error(command(*asked, tmp_path), "not-a-file")
+        assert command(*asked, picture).status == 0
+
+    def test_a_cose_receipt_is_checked_with_the_body_of_its_entry(
+        self, command: Command, fresh_home: Home, tmp_path: Path
+    ) -> None:
+        place, key = fresh_home.path, fresh_home.log
+        cose, body, other = (tmp_path / name for name in ("cose", "body", "other"))
+        cose.write_text(command("ledger", "prove", 2, "--format", "cose", home=place).out)
+        body.write_text(command("ledger", "show", 2, home=place).out.splitlines()[0])
+        other.write_text(command("ledger", "show", 3, home=place).out.splitlines()[0] + "\n")
+        asked = ["ledger", "check", cose, "--format", "cose", "--log-key"]
+        said = command(*asked, key, "--entry", body)
+        assert said.status == 0, said
+        assert said.out.splitlines()[0].startswith(f"recorded       in the tree of {key.name} with the root ")
+        assert "index          2 in a tree of 6, by the word of whoever made the receipt" in said.out
+        assert "others may be shown another log" in said.out
+        # Another entry, and another key of the same name.
+        for wrong in (
+            command(*asked, key, "--entry", other),
+            command(*asked, VerifierKey(key.name, LogKey(generate_ed25519()).public), "--entry", body),
+        ):
+            assert wrong.status == 15, wrong
+            assert wrong.out.startswith("does not hold  ")
+            assert "(note-unverified)" in wrong.out
+        # One of two keys of a rotated log.
+        rotated = f"{VerifierKey(key.name, LogKey(generate_ed25519()).public)} {key}"
+        assert command(*asked, rotated, "--entry", body).status == 0
+        for broken in (b"", b"!", b"AAAA", cose.read_bytes()[:-5], b"\xff" * 9, b"A" * 99_999):
+            (tmp_path / "broken").write_bytes(broken)
+            refused = command(
+                "ledger", "check", tmp_path / "broken", "--format", "cose", "--log-key", key, "--entry", body
+            )
+            assert refused.status in (1, 2), refused
+            assert refused.err.startswith("error["), refused
+        require_error(command(*asked, key, "--entry", cose), "entry-malformed")
+        require_error(command(*asked, key), "usage", 2)
+        require_error(command(*asked, key, "--entry", body, "--media", body), "usage", 2)
+        require_error(command("ledger", "check", cose, "--log-key", key, "--entry", body), "usage", 2)
 
 
 class TestOutdated:

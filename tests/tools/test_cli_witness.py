@@ -1,11 +1,16 @@
+import hashlib
 import subprocess
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
-from storage.note import Algorithm
+from authn.keys import LogKey, generate_ed25519, open_key, verify_note
+from storage.checkpoint import Checkpoint, open_checkpoint
+from storage.note import Algorithm, Note, VerifierKey, signed_note
 from storage.policy import Policy
+from storage.witness.memory import CosigningKey, Request, Witness
 from tools.home import Home
 from tools.witness_server import WitnessFolder
 
@@ -66,6 +71,41 @@ def test_a_witness_that_lost_its_memory_does_not_begin_anew(
 def test_a_folder_that_holds_none_is_named(lightseal: Command, tmp_path: Path, home: Home) -> None:
     run = lightseal("witness", "serve", tmp_path / "nowhere", "--log", home.log, "--port", 0)
     require_said(run, 1, "witness-missing")
+
+
+def test_the_evidence_of_a_fork_is_printed(lightseal: Command, tmp_path: Path) -> None:
+    folder = WitnessFolder.create(tmp_path / "w", "w.example/witness")
+    none = lightseal("witness", "forks", folder.path)
+    assert (none.returncode, none.stdout, none.stderr) == (0, "", "forks: 0, unproven: 0\n")
+
+    secret = generate_ed25519()
+    log = VerifierKey("log.example/forks", LogKey(secret).public)
+
+    def note(size: int, story: str) -> Note:
+        text = str(Checkpoint(log.name, size, hashlib.sha256(story.encode()).digest()))
+        return Note.parse(signed_note(text, log, LogKey(secret).sign(text.encode())))
+
+    private = LogKey(open_key(f"file:{folder.path / 'witness.pem'}"))
+    keys = [CosigningKey(folder.key, private.sign)]
+    at = datetime(2026, 1, 1, tzinfo=UTC)
+    with Witness.open(folder.path / "witness.db", keys, {log.name: [log]}, verify_note) as witness:
+        assert witness.add_checkpoint(bytes(Request(0, (), note(5, "one"))), at).status == 200
+        unproven = bytes(Request(5, (bytes(32),), note(9, "longer")))
+        assert witness.add_checkpoint(unproven, at).status == 422
+        only_unproven = lightseal("witness", "forks", folder.path)
+        assert (only_unproven.returncode, only_unproven.stderr) == (0, "forks: 0, unproven: 1\n")
+        assert witness.add_checkpoint(bytes(Request(5, (), note(5, "two"))), at).status == 409
+    found = lightseal("witness", "forks", folder.path)
+    assert (found.returncode, found.stderr) == (4, "forks: 1, unproven: 1\n")
+    fork, unproven_pair = found.stdout.split("unproven: ")
+    assert fork.startswith("fork: log.example/forks signed both of these, for one size\n")
+    assert fork.index(bytes(note(5, "one")).decode()) < fork.index(bytes(note(5, "two")).decode())
+    assert bytes(note(9, "longer")).decode() in unproven_pair
+    # Whoever has the log's key can check what was printed.
+    for story in ("one", "two"):
+        assert open_checkpoint(bytes(note(5, story)), [log], verify_note).size == 5
+    missing = lightseal("witness", "forks", tmp_path / "nothing")
+    require_said(missing, 1, "witness-missing")
 
 
 @pytest.mark.parametrize("missing", ["witness.pem"])

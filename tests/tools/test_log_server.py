@@ -2,10 +2,12 @@ import base64
 import http.client
 import json
 import os
+import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,10 +18,24 @@ import pytest
 from authn.keys import verify_note
 from storage.checkpoint import open_checkpoint
 from storage.entry import Kind
+from storage.policy import Policy
 from storage.receipt import Receipt
 from tools.errors import HomeDamagedError, UsageError
 from tools.home import Home, create_home
-from tools.log_server import WRITERS, add_writer, remove_writer
+from tools import log_server
+from tools.log_server import (
+    WRITERS,
+    WriterExistsError,
+    Writers,
+    WritersUnreadableError,
+    add_writer,
+    remove_writer,
+    replace_writer,
+    require_not_behind,
+    witness_once,
+)
+from tools.published import counts
+from tools.witness_server import WitnessFolder
 
 ROOT = Path(__file__).parents[2]
 PROGRAM = "from tools.cli import main; main()"
@@ -134,7 +150,7 @@ def test_nobody_adds_without_a_known_token(served: Served, token: str | None) ->
         assert ledger.size == size
 
 
-@pytest.mark.parametrize("kind", ["policy", "erase"])
+@pytest.mark.parametrize("kind", ["policy", "erase", "issue"])
 def test_a_writer_cannot_speak_for_the_operator(served: Served, kind: str) -> None:
     # An entry that says that another was erased, or that the log is frozen, is the log's own to make.
     with served.home.ledger_to_read() as ledger:
@@ -201,3 +217,114 @@ def test_it_ends_at_a_signal_without_a_trace(home: Home) -> None:
     assert complaint == ""
     assert process.returncode in {0, 128 + 15, -15}
     assert not home.audit().findings
+
+
+def test_a_writer_that_is_removed_or_replaced_is_kept_out_at_once(fresh_home: Home) -> None:
+    rights = fresh_home.path / WRITERS
+    for name in ("desk", "gone", "lost"):
+        add_writer(rights, name, f"token of {name}")
+    with running("--home", fresh_home.path, "ledger", "serve", "--adding") as (url, _):
+
+        def added(what: str, token: str) -> int:
+            return ask(url, "/add", submission(what), token).status
+
+        assert {added(f"by {name}", f"token of {name}") for name in ("desk", "gone", "lost")} == {201}
+        remove_writer(rights, "gone")
+        replace_writer(rights, "lost", "another token")
+        assert added("after it was removed", "token of gone") == 401
+        assert added("after it was replaced", "token of lost") == 401
+        assert added("with the new token", "another token") == 201
+        assert added("as ever", "token of desk") == 201
+        rights.write_bytes(b"{")
+        reply = ask(url, "/add", submission("with a damaged list"), "token of desk")
+        assert (reply.status, json.loads(reply.body)["error"]) == (503, "writers-unreadable")
+        assert str(rights).encode() not in reply.body
+        rights.unlink()
+        assert added("with no list", "token of desk") == 401
+
+
+def test_a_second_writer_of_one_name_does_not_silently_end_the_first(tmp_path: Path) -> None:
+    rights = tmp_path / WRITERS
+    add_writer(rights, "desk", "first")
+    before = rights.read_bytes()
+    with pytest.raises(WriterExistsError):
+        add_writer(rights, "desk", "second")
+    assert rights.read_bytes() == before
+    writers = Writers(rights)
+    assert (writers.named("first"), writers.named("second")) == ("desk", None)
+    replace_writer(rights, "desk", "second")
+    assert (writers.named("first"), writers.named("second")) == (None, "desk")
+    rights.write_bytes(b"[]")
+    with pytest.raises(WritersUnreadableError):
+        writers.named("second")
+
+
+def test_keys_that_cannot_be_read_fail_a_batch_and_the_next_goes_on(fresh_home: Home) -> None:
+    add_writer(fresh_home.path / WRITERS, "desk", "token")
+    (key,) = (fresh_home.path / "keys").glob("log-*.pem")
+    about = fresh_home.path / "ledger.json"
+    with running("--home", fresh_home.path, "ledger", "serve", "--adding") as (url, _):
+        assert ask(url, "/add", submission("before"), "token").status == 201
+        content = about.read_bytes()
+        about.write_bytes(content + b" ")  # read again, for it changed
+        key.rename(key.with_suffix(".away"))
+        during = ask(url, "/add", submission("during"), "token").status
+        key.with_suffix(".away").rename(key)
+        about.write_bytes(content)
+        # Failed, or signed by the keys that were read last; never an end.
+        assert during in {201, 503}
+        assert ask(url, "/add", submission("after"), "token").status == 201
+    assert not fresh_home.audit().findings
+
+
+def test_a_log_that_nobody_witnessed_yet_says_so_and_records_all_the_same(
+    fresh_home: Home, tmp_path: Path
+) -> None:
+    add_writer(fresh_home.path / WRITERS, "desk", "token")
+    absent = WitnessFolder.create(tmp_path / "w", "w.example/witness")
+    (tmp_path / "policy").write_text(f"witness w {absent.key} http://127.0.0.1:1/\nquorum w\n")
+    arguments = ("--home", fresh_home.path, "ledger", "serve", "--adding", "--witnesses", tmp_path / "policy")
+    with running(*arguments) as (url, _):
+        unseen = ask(url, "/checkpoint")
+        said = json.loads(unseen.body)
+        assert (unseen.status, said["error"]) == (404, "ledger-not-witnessed")
+        assert "cosign" in said["remedy"]
+        early = ask(url, "/add?wait=receipt", submission("unwitnessed"), "token")
+        assert early.status == 202, early.body
+        assert "note" not in json.loads(early.body)
+        with fresh_home.ledger_to_read() as ledger:
+            assert json.loads(early.body)["index"] == ledger.size - 1
+
+
+def test_what_another_policy_was_satisfied_with_is_cosigned_again(fresh_home: Home, tmp_path: Path) -> None:
+    folders = [WitnessFolder.create(tmp_path / f"w{n}", f"w{n}.example/witness") for n in range(2)]
+    with ExitStack() as stack:
+        policies = []
+        for folder in folders:
+            url, _ = stack.enter_context(running("witness", "serve", folder.path, "--log", fresh_home.log))
+            text = f"witness w {folder.key} {url}\nquorum w\n"
+            policies.append(Policy.parse(text).trusting(fresh_home.own.keys))
+        with fresh_home.ledger() as ledger:
+            for policy in policies:
+                assert witness_once(ledger, policy) is not None
+                assert counts(ledger.witnessed().encode(), policy)
+            # Both, and nobody is asked a third time.
+            assert all(counts(ledger.witnessed().encode(), policy) for policy in policies)
+            assert [witness_once(ledger, policy) for policy in policies] == [None, None]
+
+
+def test_witnesses_that_hang_share_one_deadline(
+    home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(log_server, "WITNESS_SECONDS", 0.4)
+    with ExitStack() as stack:
+        lines = []
+        for number in range(5):
+            mute = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
+            key = WitnessFolder.create(tmp_path / f"w{number}", f"w{number}.example/witness").key
+            lines.append(f"witness w{number} {key} http://127.0.0.1:{mute.getsockname()[1]}/\n")
+        policy = Policy.parse("".join(lines) + "group g 1 w0 w1 w2 w3 w4\nquorum g\n")
+        with home.ledger_to_read() as ledger:
+            began = time.monotonic()
+            require_not_behind(ledger, policy.trusting(home.own.keys))
+            assert time.monotonic() - began < 1.5

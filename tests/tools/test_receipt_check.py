@@ -82,10 +82,44 @@ def test_a_receipt_about_no_media_does_not_hold_for_any(
     assert checked(tmp_path / "issue.receipt", key, signed, None, now())[1] == NOT_HELD
 
 
-def test_media_that_is_not_there_does_not_hold(receipt: Path, key: str, tmp_path: Path) -> None:
-    lines, status = checked(receipt, key, tmp_path / "nothing.jpg", None, now())
+def test_media_that_is_not_there_says_nothing_of_the_receipt(receipt: Path, key: str, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.jpg")
+    for media, code in (
+        (tmp_path / "nothing.jpg", "file-unreadable"),
+        (tmp_path, "not-a-file"),
+        (tmp_path / "pipe.jpg", "not-a-file"),
+    ):
+        with pytest.raises(tools.errors.Error) as caught:
+            checked(receipt, key, media, None, now())
+        assert caught.value.code == code
+        assert caught.value.remedy.endswith(".")
+
+
+def test_what_does_not_hold_is_said_even_where_the_media_is_not_there(receipt: Path, tmp_path: Path) -> None:
+    other = VerifierKey("elsewhere.example/log", LogKey(generate_ed25519()).public)
+    lines, status = checked(receipt, str(other), tmp_path / "nothing.jpg", None, now())
     assert status == NOT_HELD
-    assert lines[-1].startswith("does not hold  ")
+    assert "does not hold" in said(lines)
+
+
+def test_the_token_is_said_to_be_judged_by_nobody_here(receipt: Path, key: str, tmp_path: Path) -> None:
+    held = read_receipt(receipt)
+    for token, line in (
+        (b"no token at all", "token          kept with it, not judged here"),
+        (None, "token          none"),
+    ):
+        (tmp_path / "token.receipt").write_text(str(replace(held, token=token)))
+        lines, status = checked(tmp_path / "token.receipt", key, None, None, now())
+        assert (status, [each for each in lines if each.startswith("token ")]) == (0, [line])
+
+
+def test_without_witnesses_it_says_what_that_leaves_open(receipt: Path, key: str) -> None:
+    line = "witnesses      not checked: no policy was given; others may be shown another log"
+    assert line in checked(receipt, key, None, None, now())[0]
+    lines, status = checked(receipt, key, None, Policy.parse("quorum none\n"), now())
+    assert status == 0
+    assert "witnesses      the policy asks for none; others may be shown another log" in lines
+    assert "not after" not in said(lines)
 
 
 def test_another_key_of_the_same_name_does_not_hold(receipt: Path, home: Home) -> None:
@@ -191,17 +225,52 @@ def cosigned(receipt: Path, to: Path, *times: int) -> Path:
     return to
 
 
-def test_enough_witnesses_date_it_by_the_earliest(receipt: Path, key: str, tmp_path: Path) -> None:
-    both = cosigned(receipt, tmp_path / "both.receipt", 1_800_000_060, 1_800_000_000)
+def test_it_is_dated_by_when_enough_witnesses_had_cosigned(receipt: Path, key: str, tmp_path: Path) -> None:
+    both = cosigned(receipt, tmp_path / "both.receipt", 1_700_000_060, 1_700_000_000)
     lines, status = checked(both, key, None, policy(2), now())
     assert status == 0
-    assert "witnessed      by w0, 2027-01-15T08:01:00Z" in lines
-    assert "witnessed      by w1, 2027-01-15T08:00:00Z" in lines
-    assert "not after      2027-01-15T08:00:00Z, by the earliest of these witnesses" in lines
+    assert "witnessed      by w0, 2023-11-14T22:14:20Z" in lines
+    assert "witnessed      by w1, 2023-11-14T22:13:20Z" in lines
+    # One clock alone dates nothing where two are asked for: it could be set back.
+    assert "not after      2023-11-14T22:14:20Z, when enough of these witnesses had cosigned" in lines
+    assert (
+        "not after      2023-11-14T22:13:20Z, when enough of these witnesses had cosigned"
+        in (checked(both, key, None, policy(1), now())[0])
+    )
+
+
+def test_a_time_ahead_of_the_clock_is_marked_and_left_out(receipt: Path, key: str, tmp_path: Path) -> None:
+    at = datetime(2023, 11, 14, 22, 13, 20, tzinfo=UTC)
+    mark = ", ahead of the clock here and left out of the time"
+    for ahead, marked in ((3600, ""), (3601, mark)):
+        both = cosigned(receipt, tmp_path / "both.receipt", 1_700_000_000 + ahead, 1_700_000_000)
+        lines, status = checked(both, key, None, policy(1), at)
+        assert status == 0
+        (first,) = [line for line in lines if line.startswith("witnessed      by w0, ")]
+        assert first.endswith(f"Z{marked}")
+        assert "not after      2023-11-14T22:13:20Z, when enough of these witnesses had cosigned" in lines
+    lines, status = checked(both, key, None, policy(2), at)
+    assert status == 0
+    assert "not after      unknown: too few of these witnesses state a time that can be believed" in lines
+
+
+def test_a_policy_about_another_log_does_not_hold(
+    receipt: Path, key: str, home: Home, tmp_path: Path
+) -> None:
+    one = cosigned(receipt, tmp_path / "one.receipt", 1_700_000_000)
+    other = VerifierKey(home.log.name, LogKey(generate_ed25519()).public)
+    lines, status = checked(one, key, None, Policy.parse(f"log {other}\n{policy(1)}"), now())
+    assert status == NOT_HELD
+    assert "does not hold  This log is not in the policy" in said(lines)
+    assert "(policy-other-log)" in said(lines)
+    assert checked(one, key, None, Policy.parse(f"log {other}\nlog {key}\n{policy(1)}"), now())[1] == 0
+    # Of several keys given, those alone count that the policy names: here, the one that did not sign.
+    both_given = checked(one, f"{key} {other}", None, Policy.parse(f"log {other}\n{policy(1)}"), now())
+    assert both_given[1] == NOT_HELD
 
 
 def test_too_few_witnesses_do_not_hold(receipt: Path, key: str, tmp_path: Path) -> None:
-    one = cosigned(receipt, tmp_path / "one.receipt", 1_800_000_000)
+    one = cosigned(receipt, tmp_path / "one.receipt", 1_700_000_000)
     assert checked(one, key, None, policy(1), now())[1] == 0
     lines, status = checked(one, key, None, policy(2), now())
     assert status == NOT_HELD
@@ -217,7 +286,7 @@ def test_a_witness_of_the_same_name_with_another_key_counts_for_nothing(
     note = Note.parse(held.proof.note)
     other = LogKey(generate_ed25519())
     forged = VerifierKey(KEYS[0].name, other.public, Algorithm.COSIGNATURE_ED25519)
-    line = cosign(note.text, forged, 1_800_000_000, other.sign)
+    line = cosign(note.text, forged, 1_700_000_000, other.sign)
     proof = replace(held.proof, note=bytes(Note(note.text, (*note.signatures, line))))
     (tmp_path / "forged.receipt").write_text(str(replace(held, proof=proof)))
     assert checked(tmp_path / "forged.receipt", key, None, policy(1), now())[1] == NOT_HELD
@@ -226,7 +295,7 @@ def test_a_witness_of_the_same_name_with_another_key_counts_for_nothing(
 def test_a_wrong_cosignature_does_not_hold(receipt: Path, key: str, tmp_path: Path) -> None:
     held = read_receipt(receipt)
     note = Note.parse(held.proof.note)
-    line = cosign(note.text.replace("\n", " \n", 1), KEYS[0], 1_800_000_000, WITNESSES[0].sign)
+    line = cosign(note.text.replace("\n", " \n", 1), KEYS[0], 1_700_000_000, WITNESSES[0].sign)
     proof = replace(held.proof, note=bytes(Note(note.text, (*note.signatures, line))))
     (tmp_path / "wrong.receipt").write_text(str(replace(held, proof=proof)))
     lines, status = checked(tmp_path / "wrong.receipt", key, None, policy(1), now())
@@ -235,10 +304,11 @@ def test_a_wrong_cosignature_does_not_hold(receipt: Path, key: str, tmp_path: Pa
 
 
 def test_a_time_that_no_calendar_has_stops_nothing(receipt: Path, key: str, tmp_path: Path) -> None:
-    far = cosigned(receipt, tmp_path / "far.receipt", 2**63 - 1, 1_800_000_000)
-    lines, status = checked(far, key, None, policy(2), now())
+    far = cosigned(receipt, tmp_path / "far.receipt", 2**63 - 1, 1_700_000_000)
+    lines, status = checked(far, key, None, policy(1), now())
     assert status == 0
-    assert "not after      2027-01-15T08:00:00Z, by the earliest of these witnesses" in lines
+    assert f"witnessed      by w0, {2**63 - 1} seconds after 1970, ahead of the clock here" in said(lines)
+    assert "not after      2023-11-14T22:13:20Z, when enough of these witnesses had cosigned" in lines
     far = cosigned(receipt, tmp_path / "farther.receipt", 2**63 - 1, 2**62)
     assert checked(far, key, None, policy(2), now())[1] == 0
 
@@ -257,7 +327,7 @@ def test_what_was_recorded_cannot_write_lines_of_the_answer(tmp_path: Path) -> N
 def test_it_needs_no_home_and_no_network(
     receipt: Path, key: str, signed: Path, tmp_path: Path, environment: dict[str, str]
 ) -> None:
-    both = cosigned(receipt, tmp_path / "both.receipt", 1_800_000_060, 1_800_000_000)
+    both = cosigned(receipt, tmp_path / "both.receipt", 1_700_000_060, 1_700_000_000)
     (tmp_path / "policy").write_text(str(policy(2)))
     shutil.copy(signed, tmp_path / "picture.jpg")
     (tmp_path / "elsewhere").mkdir()
@@ -274,5 +344,5 @@ def test_it_needs_no_home_and_no_network(
     )
     assert (asked.returncode, asked.stderr) == (0, "")
     assert "media          entry " in asked.stdout
-    assert "not after      2027-01-15T08:00:00Z" in asked.stdout
+    assert "not after      2023-11-14T22:14:20Z" in asked.stdout
     assert list((tmp_path / "elsewhere").iterdir()) == []

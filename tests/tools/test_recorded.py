@@ -1,14 +1,19 @@
 """What a ledger or a receipt may say of a file, and what nobody may make it say."""
 
 import json
+import shutil
 import sqlite3
 from collections.abc import Callable
 from contextlib import closing
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
-from tools.home import Home
+from storage.entry import Kind
+from storage.payload import canonical
+from storage.record import Record
+from tools.home import Home, open_home
 
 
 def tamper(home: Home, script: str, *values: object) -> None:
@@ -142,3 +147,26 @@ def test_an_absurd_moment_is_a_usage_error(
 ) -> None:
     done = lightseal("verify", plain_jpeg, "--at", moment, home=fresh_home)
     assert (done.returncode, "Traceback" in done.stderr) == (2, False)
+
+
+def record_sign(home: Home, payload: dict, salt: bytes) -> int:
+    with home.ledger() as ledger:
+        entry = Record(Kind.SIGN, canonical(payload), salt, bytes(32))
+        return ledger.append([entry], datetime.now(UTC), home.sign_note)[0]
+
+
+def test_a_lie_that_was_recorded_first_does_not_win_over_the_truth(
+    lightseal, fresh_home: Home, plain_jpeg: Path, tmp_path: Path
+) -> None:
+    # Signed by a twin of the home, so that somebody who adds to this home's ledger can be faster.
+    twin = open_home(Path(shutil.copytree(fresh_home.path, tmp_path / "twin")))
+    done = lightseal("sign", plain_jpeg, "--out", tmp_path / "out", home=twin)
+    assert done.returncode == 0, done.stderr
+    signed = tmp_path / "out" / plain_jpeg.name
+    truth = json.loads(signed.with_name(f"{signed.name}.receipt").read_text())["payload"]
+    for number in range(20):
+        record_sign(fresh_home, truth | {"signature": f"{number:0128x}"}, bytes([number]) * 32)
+    assert report(lightseal, fresh_home, signed)["proven"]["ledger"]["state"] == "conflicting"
+    index = record_sign(fresh_home, truth, b"t" * 32)
+    found = report(lightseal, fresh_home, signed)["proven"]["ledger"]
+    assert (found["state"], found["index"]) == ("included", index)

@@ -21,7 +21,7 @@ from storage.errors import ProofError
 from storage.note import Note
 from storage.policy import Policy, open_witnessed
 from storage.witness.client import RolledBackError, WitnessesMissingError
-from storage.witness.memory import Request
+from storage.witness.memory import Request, WitnessKeyOtherError
 from tools.errors import OutputExistsError, UsageError, WitnessMissingError
 from tools.home import Home, create_home, open_home
 from tools.log_server import WRITERS, add_writer, require_not_behind, witness_once
@@ -210,7 +210,7 @@ def test_a_restored_database_is_refused_although_its_guard_was_restored_with_it(
     for command in (["serve", "--port", "0"], ["cosign"]):
         refused = lightseal("ledger", *command, "--witnesses", group.policy_file, home=restored)
         assert refused.returncode == 1, refused.stdout
-        assert "error[ledger-rolled-back]: " in refused.stderr, refused.stderr
+        assert "error[witness-saw-more]: " in refused.stderr, refused.stderr
         assert refused.stdout == ""
         assert len(refused.stderr.splitlines()) == 2, refused.stderr
     with group.home.ledger_to_read() as ledger:
@@ -295,6 +295,17 @@ def test_a_new_witness_keeps_its_key_to_itself(tmp_path: Path) -> None:
     assert (tmp_path / "w").stat().st_mode & 0o777 == 0o700
     assert (tmp_path / "w" / "witness.pem").stat().st_mode & 0o777 == 0o600
     assert WitnessFolder.open(tmp_path / "w") == folder
+
+
+def test_a_witness_with_another_private_key_serves_nothing(tmp_path: Path, home: Home) -> None:
+    folder = WitnessFolder.create(tmp_path / "w", "w.example/witness")
+    WitnessFolder.create(tmp_path / "v", "w.example/witness")
+    shutil.copy(tmp_path / "v" / "witness.pem", tmp_path / "w" / "witness.pem")
+    with pytest.raises(WitnessKeyOtherError) as caught, folder.service(home.own.keys):
+        pass
+    assert caught.value.remedy
+    with pytest.raises(WitnessKeyOtherError):
+        folder.evidence()
 
 
 def test_a_witness_is_never_made_over_something(tmp_path: Path) -> None:
