@@ -14,6 +14,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Self
 
+from authn.errors import KeyFileError
 from authn.keys import (
     LogKey,
     NoteKey,
@@ -41,7 +42,7 @@ from storage.payload import canonical
 from storage.receipt import Receipt
 from storage.receipt_cose import export
 from storage.record import Record
-from tools.errors import HomeDamagedError, RotationError
+from tools.errors import Error, HomeDamagedError, RotationError
 from tools.output import put_whole
 
 SCHEMA = "lightseal-ledger/1"
@@ -180,7 +181,9 @@ class OwnLog:
         def sign(text: str) -> bytes:
             nonlocal opened
             if opened[0] != _stamp(self.home / FILE):
-                opened = self._open_signing()
+                # A file that cannot be read for a moment takes nobody's right to sign away.
+                with suppress(Error, KeyFileError, OSError):
+                    opened = self._open_signing()
             return bytes(Note(text, tuple(sign_as_log(text, key, own.sign) for key, own in opened[1])))
 
         return sign

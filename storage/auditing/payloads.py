@@ -45,7 +45,7 @@ class Payloads:
         for row, entry in zip(rows, entries, strict=True):
             payload = self._payload(row, entry)
             fields = None if payload is None else payloads.parse(payload)
-            self._told(row.idx, entry and entry.kind, fields, say)
+            self._told(row.idx, None if entry is None else entry.kind, fields, say)
             if payload is not None and self._sealer is not None:
                 expected += [(self._sealer.tag(*each), row.idx, each.kind) for each in lookups(payload)]
         self._expected_lookups += len({(tag, index) for tag, index, _ in expected})
@@ -137,7 +137,7 @@ class Payloads:
     def _missing(self, sealer: Sealer) -> None:
         for index in sorted(self._silent - self._erased):
             # A frozen ledger forgets and cannot record it; then the key must be gone as well.
-            if self._head.frozen and not sealer.keyring.holds(index):
+            if self._head.frozen and not sealer.holds(index):
                 if index in self._closed:
                     said = f"The key of entry {index} was destroyed; its row is still there."
                     self._findings.add(Code.ERASURE_UNFINISHED, index, said)
@@ -149,7 +149,7 @@ class Payloads:
         erased = sorted(index for index in self._erased if index < size)
         rows = set(self._there(erased))
         for index in erased:
-            left = ["key"] if sealer.keyring.holds(index) else []
+            left = ["key"] if sealer.holds(index) else []
             left += ["row"] if index in rows else []
             if left:
                 said = f"Entry {index} was erased; its {' and its '.join(left)} can still be found."

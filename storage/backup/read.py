@@ -211,15 +211,9 @@ class _Reader:
                 for tile in tree.append(body):
                     self._tile(tile)
                 while note is not None and note.checkpoint.size <= tree.size:
-                    if note.checkpoint != Checkpoint(self._head.origin, tree.size, tree.root()):
-                        raise BackupProofError(
-                            f"The checkpoint of {note.checkpoint.size} entries is not that of the entries below it."
-                        )
-                    if isinstance(note, Published):
-                        newest = note
-                    else:
-                        self._require_witnessed(note, newest)
+                    self._require_fitting(note, tree, newest)
                     fitting.append(note)
+                    newest = note if isinstance(note, Published) else newest
                     note = next(notes, None)
             yield Entries(start, tuple(bodies))
             yield from fitting
@@ -280,6 +274,16 @@ class _Reader:
                 raise MalformedBackupError("The notes are not in the order of their sizes.")
             last = checkpoint.size
             yield kind(checkpoint, signed)
+
+    def _require_fitting(
+        self, note: Published | Witnessed, tree: DerivedTree, newest: Published | None
+    ) -> None:
+        if note.checkpoint != Checkpoint(self._head.origin, tree.size, tree.root()):
+            raise BackupProofError(
+                f"The checkpoint of {note.checkpoint.size} entries is not that of the entries below it."
+            )
+        if isinstance(note, Witnessed):
+            self._require_witnessed(note, newest)
 
     def _require_witnessed(self, witnessed: Witnessed, published: Published | None) -> None:
         """A witnessed note is the published one and lines by others, as of the same time."""

@@ -13,12 +13,15 @@ from hypothesis import strategies as st
 
 from authn.sealing import seal, unseal
 from storage.audit import MAX_FINDINGS, AuditReport, AuditState, Code, Means, audit
-from storage.checkpoint import Checkpoint
+from storage.auditing.terms import Term
+from storage.checkpoint import Checkpoint, open_checkpoint
 from storage.entry import Kind
 from storage.errors import LedgerMissingError, LedgerOutdatedError, MalformedError
 from storage.keyring import Keyring, Sealer
 from storage.ledger import Ledger
 from storage.merkle import Frontier, leaf_hash
+from storage.note import Note
+from storage.payload import canonical
 from storage.record import Record
 
 AT = datetime(2026, 11, 25, 8, tzinfo=UTC)
@@ -92,6 +95,37 @@ FLAWS: dict[str, tuple[list[str], Code, int]] = {
     ),
     "upper tile": (["UPDATE tile SET data = zeroblob(64) WHERE level = 1"], Code.TILE_DIFFERS, 0),
     "tile gone": (["DELETE FROM tile WHERE level = 0 AND number = 0"], Code.TILE_MISSING, 0),
+    "entry beyond a gap": (["INSERT INTO entry VALUES (602, zeroblob(32), x'00')"], Code.ENTRY_EXTRA, 602),
+    "entry before the first": (["INSERT INTO entry VALUES (-3, zeroblob(32), x'00')"], Code.ENTRY_EXTRA, -3),
+    "tile of a negative level": (["INSERT INTO tile VALUES (-1, 0, x'00')"], Code.TILE_EXTRA, 0),
+    "tile of a negative number": (["INSERT INTO tile VALUES (0, -1, x'00')"], Code.TILE_EXTRA, 0),
+    "tile above every tree": (["INSERT INTO tile VALUES (1000000, 1, x'00')"], Code.TILE_EXTRA, 0),
+    "checkpoint of a negative size": (
+        ["INSERT INTO checkpoint SELECT -5, note, time FROM checkpoint WHERE size = 200"],
+        Code.CHECKPOINT_SIZE,
+        -5,
+    ),
+    "witnessed checkpoint of a negative size": (
+        ["INSERT INTO witnessed SELECT -5, note, time FROM checkpoint WHERE size = 200"],
+        Code.WITNESSED_DIFFERS,
+        -5,
+    ),
+    "witnessed checkpoint redated": (
+        ["UPDATE witnessed SET time = time + 1 WHERE size = 400"],
+        Code.WITNESSED_DIFFERS,
+        400,
+    ),
+    "every checkpoint redated in order": (
+        ["UPDATE checkpoint SET time = time - 30 WHERE size < 600"],
+        Code.CHECKPOINT_TIME,
+        200,
+    ),
+    "frozen by nobody": (["UPDATE head SET frozen = 1"], Code.HEAD_FROZEN, 600),
+    "commitment of nothing that leads nowhere": (
+        ["INSERT INTO submission VALUES (x'00', 9999)"],
+        Code.SUBMISSION_EXTRA,
+        9999,
+    ),
     "tile too many": (["INSERT INTO tile VALUES (0, 2, zeroblob(32))"], Code.TILE_EXTRA, 512),
     "level too many": (["INSERT INTO tile VALUES (3, 0, zeroblob(32))"], Code.TILE_EXTRA, 0),
     "head root": (["UPDATE head SET root = zeroblob(32)"], Code.HEAD_ROOT, 600),
@@ -255,7 +289,10 @@ def test_what_the_guard_knows_must_begin_the_ledger(whole, means, log, ask) -> N
         for leaf in leaves[:size]:
             frontier.append(bytes(leaf))
         good = Checkpoint(log.name, size, frontier.root())
-        assert audit(whole, replace(means, remembered=good)).findings == ()
+        # It knows nothing but what was published.
+        missing = [] if size in {0, 600} else [(Code.CHECKPOINT_MISSING, size)]
+        assert found(audit(whole, replace(means, remembered=good))) == missing
+        assert found(audit(whole, replace(means, remembered=[good]))) == missing
         bad = replace(good, root=bytes(32))
         assert found(audit(whole, replace(means, remembered=bad))) == [(Code.HISTORY_FORGOTTEN, 600)]
     more = Checkpoint(log.name, 601, frontier.root())
@@ -286,7 +323,7 @@ def test_an_entry_dated_before_its_predecessor_is_named(
         f"UPDATE head SET size = 2, root = x'{frontier.root().hex()}', frontier = x'{frontier.nodes[0].hex()}'",
     )
     report = audit(url, Means((log.key,), log.verify, sealer))
-    assert found(report) == [(Code.ENTRY_TIME, 1), (Code.HEAD_TIME, 2)]
+    assert found(report) == [(Code.ENTRY_TIME, 1), (Code.CHECKPOINT_TIME, 2), (Code.HEAD_TIME, 2)]
 
 
 def test_a_ledger_damaged_throughout_is_reported_without_end_of_memory(whole, means, tamper) -> None:
@@ -323,6 +360,231 @@ def test_what_follows_from_a_flaw_is_reported_after_it(whole, means, tamper) -> 
 def test_every_code_is_produced_above() -> None:
     text = Path(__file__).read_text(encoding="utf-8")
     assert [code.name for code in Code if f"Code.{code.name}" not in text] == []
+
+
+def policy(number: int, **fields: object) -> Record:
+    return Record(Kind.POLICY, canonical(fields), hashlib.sha256(b"policy %d" % number).digest(), bytes(32))
+
+
+def frozen_ledger(create, url, log, make_record) -> None:
+    with create(url) as ledger:
+        ledger.append([make_record(number) for number in range(3)], AT, log.sign)
+        ledger.freeze(policy(1, change="freeze", reason="the end"), AT, log.sign)
+
+
+def test_a_ledger_that_its_last_entry_froze_is_whole(create, url, log, sealer, make_record) -> None:
+    full = Means((log.key,), log.verify, sealer)
+    frozen_ledger(create, url, log, make_record)
+    for means in (full, replace(full, sealer=None)):
+        assert audit(url, means).findings == ()
+    again = replace(full, since=audit(url, full).state)
+    assert audit(url, again).findings == ()
+
+
+def test_frozen_is_no_excuse_for_a_lost_payload(create, url, log, sealer, make_record, tamper) -> None:
+    full = Means((log.key,), log.verify, sealer)
+    frozen_ledger(create, url, log, make_record)
+    tamper(url, "DELETE FROM secret WHERE idx = 1", "DELETE FROM lookup WHERE idx = 1")
+    assert found(audit(url, full)) == [(Code.SECRET_MISSING, 1)]
+    sealer.forget(1)
+    assert audit(url, full).findings == ()
+
+
+def test_frozen_by_nobody_hides_nothing(create, url, log, sealer, make_record, tamper) -> None:
+    with create(url) as ledger:
+        ledger.append([make_record(number) for number in range(3)], AT, log.sign)
+    tamper(url, "UPDATE head SET frozen = 1", "DELETE FROM secret", "DELETE FROM lookup")
+    full = Means((log.key,), log.verify, sealer)
+    expected = [*((Code.SECRET_MISSING, index) for index in range(3)), (Code.HEAD_FROZEN, 3)]
+    assert found(audit(url, full)) == expected
+    assert found(audit(url, replace(full, sealer=None))) == [(Code.HEAD_FROZEN, 3)]
+
+
+def test_a_ledger_that_goes_on_after_its_end_is_named(create, url, log, sealer, make_record, tamper) -> None:
+    full = Means((log.key,), log.verify, sealer)
+    frozen_ledger(create, url, log, make_record)
+    ended = audit(url, full).state
+    tamper(url, "UPDATE head SET frozen = 0")
+    since = replace(full, since=ended)
+    for means in (full, since):
+        assert found(audit(url, means)) == [(Code.HEAD_FROZEN, 4)]
+    with create(url) as ledger:
+        ledger.append([make_record(4), make_record(5)], AT, log.sign)
+    for means in (full, since):
+        assert found(audit(url, means)) == [(Code.HEAD_FROZEN, 4)]
+
+
+@pytest.mark.parametrize("left", ["key", "row", "key and its row"])
+def test_an_erasure_that_left_something_is_named(
+    create, url, log, sealer, make_record, ask, tamper, left: str
+) -> None:
+    full = Means((log.key,), log.verify, sealer)
+    with create(url) as ledger:
+        ledger.append([make_record(number) for number in range(3)], AT, log.sign)
+        kept = ask(url, "SELECT sealed FROM secret WHERE idx = 1")[0][0]
+        if left == "row":
+            ledger.erase(1, SALT, AT, log.sign)
+        else:  # what the log recorded before a crash, or beside a keyring from an old copy
+            record = Record(Kind.ERASE, canonical({"erased": 1}), SALT, bytes(32))
+            ledger.append([record], AT, log.sign)
+    if left == "key":
+        tamper(url, "DELETE FROM secret WHERE idx = 1", "DELETE FROM lookup WHERE idx = 1")
+    if left == "row":
+        tamper(url, f"INSERT INTO secret VALUES (1, x'{bytes(kept).hex()}')")
+    report = audit(url, full)
+    assert found(report) == [(Code.ERASURE_UNFINISHED, 1)]
+    assert f"its {left} can still" in report.findings[0].explanation
+
+
+def test_the_row_of_a_destroyed_key_is_named_in_a_frozen_ledger(
+    create, url, log, sealer, make_record
+) -> None:
+    frozen_ledger(create, url, log, make_record)
+    sealer.forget(1)
+    full = Means((log.key,), log.verify, sealer)
+    assert (Code.ERASURE_UNFINISHED, 1) in found(audit(url, full))
+
+
+def test_an_erasure_names_its_entry_by_a_number(create, url, log, sealer, make_record, tamper) -> None:
+    """In Python true is 1; in the log it is nothing."""
+    with create(url) as ledger:
+        ledger.append([make_record(0), make_record(1)], AT, log.sign)
+        ledger.append([Record(Kind.ERASE, b'{"erased":true}', SALT, bytes(32))], AT, log.sign)
+    tamper(url, "DELETE FROM secret WHERE idx = 1", "DELETE FROM lookup WHERE idx = 1")
+    assert found(audit(url, Means((log.key,), log.verify, sealer))) == [(Code.SECRET_MISSING, 1)]
+
+
+def signed_by(*logs) -> Callable[[str], bytes]:
+    def sign(text: str) -> bytes:
+        return bytes(
+            Note(text, tuple(line for each in logs for line in Note.parse(each.sign(text)).signatures))
+        )
+
+    return sign
+
+
+def rotated(create, url, log, other_log, make_record, steps: str) -> None:
+    """One entry for each step: `r` announces the new key, `t` retires the old one, others say who signs (o, n, b)."""
+    signers = {"o": (log,), "n": (other_log,), "b": (log, other_log)}
+    entries = {
+        "r": policy(1, change="rotate-key", key=str(other_log.key)),
+        "t": policy(2, change="retire-key", keys=[str(log.key)], key=str(other_log.key)),
+    }
+    with create(url) as ledger:
+        for number, (what, who) in enumerate(zip(steps[::2], steps[1::2], strict=True)):
+            ledger.append([entries.get(what) or make_record(number)], AT, signed_by(*signers[who]))
+
+
+@pytest.mark.parametrize(
+    "steps",
+    [
+        "-oro-b-btb-n",
+        "-oro-o-btb-b-n",  # another process signs by the old set for a while
+        "rb-btb-n",
+        "-oro-o-o",  # begun, and never ended
+        "-o-o",
+    ],
+)
+def test_keys_sign_from_their_entry_to_their_entry(
+    create, url, log, other_log, sealer, make_record, steps: str
+) -> None:
+    rotated(create, url, log, other_log, make_record, steps)
+    keys = (log.key, other_log.key) if "r" in steps else (log.key,)
+    full = Means(keys, log.verify, sealer)
+    report = audit(url, full)
+    assert report.findings == ()
+    assert report.state is not None
+    assert AuditState.parse(str(report.state)) == report.state
+    assert audit(url, replace(full, since=report.state)).findings == ()
+    assert audit(url, replace(full, sealer=None)).findings == ()
+
+
+@pytest.mark.parametrize(
+    ("steps", "size"),
+    [
+        ("-oro-btb-o", 5),  # retired, and signs on alone
+        ("-oro-btb-n-o-n", 6),
+        ("-oro-n", 3),  # the old one is in force until its end
+        ("-oro-bto", 4),  # its end stands on the new one as well
+        ("-brb-b", 1),  # before it was announced
+        ("-b-orb-b", 1),
+    ],
+)
+def test_a_key_that_signs_out_of_its_term_is_named(
+    create, url, log, other_log, sealer, make_record, steps: str, size: int
+) -> None:
+    rotated(create, url, log, other_log, make_record, steps)
+    full = Means((log.key, other_log.key), log.verify, sealer)
+    assert found(audit(url, full)) == [(Code.CHECKPOINT_SIGNATURE, size)]
+
+
+def test_a_retired_key_that_signs_alone_is_named_by_an_audit_that_goes_on(
+    create, url, log, other_log, sealer, make_record
+) -> None:
+    rotated(create, url, log, other_log, make_record, "-oro-btb-n")
+    full = Means((log.key, other_log.key), log.verify, sealer)
+    state = audit(url, full).state
+    assert state is not None
+    with create(url) as ledger:
+        ledger.append([make_record(90)], AT, log.sign)
+    since = AuditState.parse(str(state))
+    assert found(audit(url, replace(full, since=since))) == [(Code.CHECKPOINT_SIGNATURE, 6)]
+    # Where the new key is not known, nothing of it can be missed; the old one has ended all the same.
+    assert (Code.CHECKPOINT_SIGNATURE, 6) in found(audit(url, replace(full, keys=(log.key,))))
+
+
+def test_a_signature_that_was_taken_away_is_missed(create, url, log, other_log, sealer, make_record) -> None:
+    """A log of two keys, and checkpoints that show one: the stronger one could be stripped."""
+    rotated(create, url, log, other_log, make_record, "-b-o-b-o")
+    report = audit(url, Means((log.key, other_log.key), log.verify, sealer))
+    assert found(report) == [(Code.CHECKPOINT_SIGNATURE, 2)]
+    assert "nor are 1 others" in report.findings[0].explanation
+
+
+def test_a_published_note_that_was_deleted_is_missed_by_the_guard(whole, means, ask, tamper) -> None:
+    kept = [
+        open_checkpoint(bytes(note), means.keys, means.verify)
+        for (note,) in ask(whole, "SELECT note FROM checkpoint ORDER BY size")
+    ]
+    known = replace(means, remembered=kept)
+    assert audit(whole, known).findings == ()
+    tamper(whole, "DELETE FROM witnessed WHERE size = 400", "DELETE FROM checkpoint WHERE size = 400")
+    assert audit(whole, replace(means, remembered=kept[-1])).findings == ()
+    assert found(audit(whole, known)) == [(Code.CHECKPOINT_MISSING, 400)]
+    tamper(whole, "INSERT INTO checkpoint SELECT 400, x'00', time FROM checkpoint WHERE size = 200")
+    assert (Code.CHECKPOINT_MISSING, 400) in found(audit(whole, known))
+
+
+def test_a_witnessed_note_without_the_log_is_named(whole, means, log, tamper) -> None:
+    """Whoever gets a receipt under it could not believe it."""
+    root = audit(whole, means).root
+    witness = type(log).named("witness.example", b"a witness")
+    note = witness.sign(str(Checkpoint(log.name, 600, root)))
+    tamper(whole, f"UPDATE witnessed SET note = x'{note.hex()}' WHERE size = 600")
+    assert found(audit(whole, means)) == [(Code.WITNESSED_DIFFERS, 600)]
+
+
+@pytest.mark.parametrize(
+    ("script", "code"),
+    [
+        ("UPDATE checkpoint SET note = x'00' WHERE size = 600", Code.CHECKPOINT_MALFORMED),
+        ("UPDATE checkpoint SET time = time + 1 WHERE size = 600", Code.CHECKPOINT_TIME),
+        ("DELETE FROM checkpoint WHERE size = 600", Code.CHECKPOINT_MISSING),
+    ],
+)
+def test_an_audit_that_goes_on_looks_at_the_checkpoint_that_is_served(
+    whole, means, tamper, script: str, code: Code
+) -> None:
+    state = audit(whole, means).state
+    tamper(whole, "DELETE FROM witnessed", script)
+    assert found(audit(whole, replace(means, since=state)))[0] == (code, 600)
+
+
+def test_many_rows_of_nothing_are_counted_and_not_kept(whole, means, tamper) -> None:
+    values = ", ".join(f"(5, {number}, x'00')" for number in range(3 * MAX_FINDINGS))
+    tamper(whole, f"INSERT INTO tile VALUES {values}")
+    report = audit(whole, means)
+    assert (len(report.findings), report.omitted) == (MAX_FINDINGS, 2 * MAX_FINDINGS)
 
 
 @pytest.mark.parametrize(
@@ -420,8 +682,12 @@ def test_a_record_that_an_old_version_took_twice_is_no_divergence(
     assert audit(url, full).findings == ()
     # It hides no commitment that belongs to nothing, and the later one is not the record.
     tamper(url, "INSERT INTO submission VALUES (x'00', 9)")
+    assert found(audit(url, full)) == [(Code.SUBMISSION_EXTRA, 9)]
+    tamper(url, "UPDATE submission SET idx = 1 WHERE idx = 9")
     assert found(audit(url, full)) == [(Code.SUBMISSION_EXTRA, 3)]
-    tamper(url, "DELETE FROM submission WHERE idx = 9", "UPDATE submission SET idx = 2 WHERE idx = 0")
+    tamper(
+        url, "DELETE FROM submission WHERE commitment = x'00'", "UPDATE submission SET idx = 2 WHERE idx = 0"
+    )
     assert (Code.SUBMISSION_DIFFERS, 0) in found(audit(url, full))
 
 
@@ -511,7 +777,8 @@ def grown(size: int) -> AuditState:
             if not height:
                 tiles[level] = tiles.get(level, b"") * (node.position % 256 != 0) + node.hash
     open_tiles = {level: hashes for level, hashes in tiles.items() if len(hashes) < 8192}
-    return AuditState("log.example", size, 7, frontier.nodes, open_tiles)
+    terms = {"key": Term(0, None, size - 1)} if size else {}
+    return AuditState("log.example", size, 7, frontier.nodes, open_tiles, terms, size // 2)
 
 
 @given(st.integers(0, 1100))
@@ -532,6 +799,18 @@ HOSTILE: dict[str, Callable[[dict[str, object]], object]] = {
     "truth": lambda fields: fields | {"time": True},
     "time in words": lambda fields: fields | {"time": "now"},
     "origin in numbers": lambda fields: fields | {"origin": 7},
+    "size beyond every ledger": lambda fields: (
+        fields | {"size": 2**64, "frontier": base64.b64encode(bytes(32)).decode(), "tiles": {}}
+    ),
+    "time before 1970": lambda fields: fields | {"time": -1},
+    "no terms": lambda fields: {name: value for name, value in fields.items() if name != "terms"},
+    "terms in a list": lambda fields: fields | {"terms": [1]},
+    "term too short": lambda fields: fields | {"terms": {"key": [1, None]}},
+    "term too long": lambda fields: fields | {"terms": {"key": [1, None, None, None]}},
+    "term of truth": lambda fields: fields | {"terms": {"key": [True, None, None]}},
+    "term to come": lambda fields: fields | {"terms": {"key": [600, None, None]}},
+    "term before": lambda fields: fields | {"terms": {"key": [-1, None, None]}},
+    "more untold than entries": lambda fields: fields | {"untold": 601},
     "no tiles": lambda fields: fields | {"tiles": {}},
     "tile at no level": lambda fields: fields | {"tiles": fields["tiles"] | {"9": "AAAA"}},
     "tile below": lambda fields: fields | {"tiles": {"-1": "", **fields["tiles"]}},

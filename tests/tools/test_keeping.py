@@ -1,26 +1,33 @@
+import base64
+import hashlib
+import json
 import shutil
 import sqlite3
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import storage.errors
 import tools.errors
-from authn.keys import LogKey, generate_ed25519
-from storage.backup.write import BackupExistsError
-from storage.cosignature import cosign
+from authn.keys import LogKey, generate_ed25519, open_key
+from storage.audit import Code
+from storage.backup.write import BackupExistsError, line
+from storage.cosignature import cosign, sign_as_log
 from storage.entry import Kind
 from storage.errors import (
     LedgerForeignError,
     LedgerFrozenError,
     LedgerMissingError,
+    NotWitnessedError,
     UnerasableError,
 )
 from storage.guard import GuardMissingError
 from storage.note import Algorithm, Note, VerifierKey
+from storage.policy import Policy
 from tools.errors import BackupOldError, BackupOtherError
 from tools.home import Home, create_home, open_home
 from tools.keeping import back_up, check_backup, put_back
@@ -47,26 +54,55 @@ def receipts(home: Home, indices: Sequence[int]) -> list[str]:
         return [str(ledger.prove(index)) for index in indices]
 
 
-def keep_cosigned(home: Home) -> str:
-    """Let a witness that no other test knows cosign the newest checkpoint, and keep that."""
+def keep_cosigned(home: Home) -> Policy:
+    """Let a witness cosign the newest checkpoint, keep that, and return the policy it satisfies."""
     private = LogKey(generate_ed25519())
     key = VerifierKey("witness.example/w", private.public, Algorithm.COSIGNATURE_ED25519)
     with home.ledger() as ledger:
         note = Note.parse(ledger.checkpoint().encode())
-        line = cosign(note.text, key, int(now().timestamp()), private.sign)
-        ledger.keep_witnessed(bytes(Note(note.text, (*note.signatures, line))))
-        return ledger.witnessed()
+        cosignature = cosign(note.text, key, int(now().timestamp()), private.sign)
+        ledger.keep_witnessed(bytes(Note(note.text, (*note.signatures, cosignature))))
+    return Policy.parse(f"witness w {key}\nquorum w\n")
+
+
+Members = dict[str, bytes]
+
+
+def repacked(source: Path, out: Path, change: Callable[[Members], None]) -> Path:
+    """A backup with members changed and all digests put right again, as a forger would."""
+    with zipfile.ZipFile(source) as archive:
+        content = {name: archive.read(name) for name in archive.namelist()}
+    change(content)
+    del content["SHA256SUMS"]
+    sums = "".join(f"{hashlib.sha256(data).hexdigest()}  {name}\n" for name, data in content.items())
+    with zipfile.ZipFile(out, "w") as archive:
+        for name, data in (content | {"SHA256SUMS": sums.encode()}).items():
+            archive.writestr(zipfile.ZipInfo(name), data)
+    return out
+
+
+def lines(content: Members, name: str) -> list[dict[str, Any]]:
+    return [json.loads(each) for each in content[name].splitlines()]
+
+
+def refused(home: Home, backup: Path, said: str, policy: Policy | None = None) -> None:
+    """Both the check and the restore refuse it, and leave nothing."""
+    for act in (check_backup, put_back):
+        with pytest.raises(REFUSED, match=said):
+            act(home, backup, policy)
+        with pytest.raises(LedgerMissingError):
+            home.ledger_to_read()
 
 
 @pytest.fixture
-def lived_in(fresh_home: Home, own_samples: Path, tmp_path: Path) -> Home:
+def lived_in(fresh_home: Home, own_samples: Path, tmp_path: Path) -> tuple[Home, Policy]:
     """A home with a signature, an erasure, a witnessed checkpoint and something after it."""
-    (line,) = sign_files(fresh_home, [own_samples / "hills.jpg"], tmp_path / "out", "cam", now, timed=True)
-    assert isinstance(line, str), line
+    (signed,) = sign_files(fresh_home, [own_samples / "hills.jpg"], tmp_path / "out", "cam", now, timed=True)
+    assert isinstance(signed, str), signed
     fresh_home.own.erase(4, now())
-    keep_cosigned(fresh_home)
+    policy = keep_cosigned(fresh_home)
     record(fresh_home, "after the witness")
-    return fresh_home
+    return fresh_home, policy
 
 
 @pytest.fixture(scope="module")
@@ -80,28 +116,29 @@ def kept(tmp_path_factory: pytest.TempPathFactory) -> tuple[Home, Path]:
     return home, folder / "kept.backup"
 
 
-def test_what_was_put_back_answers_as_before(lived_in: Home, tmp_path: Path) -> None:
-    with lived_in.ledger_to_read() as ledger:
+def test_what_was_put_back_answers_as_before(lived_in: tuple[Home, Policy], tmp_path: Path) -> None:
+    home, policy = lived_in
+    with home.ledger_to_read() as ledger:
         size, checkpoint, witnessed = ledger.size, ledger.checkpoint(), ledger.witnessed()
         media = next(ledger.payload(index) for index in range(size) if ledger.entry(index).kind is Kind.SIGN)
     assert media is not None
     not_erased = [index for index in range(size) if index != 4]
-    before = receipts(lived_in, not_erased)
+    before = receipts(home, not_erased)
     digest = bytes.fromhex(media.decode().partition('"media":"')[2][:64])
-    with lived_in.ledger_to_read() as ledger:
+    with home.ledger_to_read() as ledger:
         found = ledger.find("media", digest)
-    made = back_up(lived_in, tmp_path / "kept.backup")
-    lose_ledger(lived_in)
-    assert put_back(lived_in, tmp_path / "kept.backup") == made
-    assert receipts(lived_in, not_erased) == before
-    with lived_in.ledger_to_read() as ledger:
+    made = back_up(home, tmp_path / "kept.backup")
+    lose_ledger(home)
+    assert put_back(home, tmp_path / "kept.backup", policy) == made
+    assert receipts(home, not_erased) == before
+    with home.ledger_to_read() as ledger:
         assert (ledger.size, ledger.checkpoint(), ledger.witnessed()) == (size, checkpoint, witnessed)
         assert ledger.find("media", digest) == found
         assert len(found) == 1
         assert ledger.payload(4) is None
         assert not ledger.frozen
-    assert not lived_in.audit().findings
-    assert record(lived_in, "it goes on") == size
+    assert not home.audit().findings
+    assert record(home, "it goes on") == size
 
 
 def test_a_frozen_ledger_comes_back_frozen(fresh_home: Home, tmp_path: Path) -> None:
@@ -147,6 +184,128 @@ def test_a_rotated_ledger_comes_back_with_all_its_checkpoints(fresh_home: Home, 
     lose_ledger(home)
     put_back(home, tmp_path / "kept.backup")
     assert receipts(home, range(8)) == before
+
+
+def test_without_a_policy_nothing_comes_back_as_witnessed(
+    lived_in: tuple[Home, Policy], tmp_path: Path
+) -> None:
+    home, _ = lived_in
+    assert back_up(home, tmp_path / "kept.backup").witnessed == 1
+    lose_ledger(home)
+    put_back(home, tmp_path / "kept.backup")
+    with home.ledger_to_read() as ledger, pytest.raises(NotWitnessedError):
+        ledger.witnessed()
+    assert not home.audit().findings
+
+
+def test_what_other_witnesses_cosigned_does_not_come_back_as_witnessed(
+    lived_in: tuple[Home, Policy], tmp_path: Path
+) -> None:
+    home, _ = lived_in
+    back_up(home, tmp_path / "kept.backup")
+    lose_ledger(home)
+    key = VerifierKey("other.example", LogKey(generate_ed25519()).public, Algorithm.COSIGNATURE_ED25519)
+    refused(home, tmp_path / "kept.backup", "no quorum", Policy.parse(f"witness w {key}\nquorum w\n"))
+
+
+def test_published_notes_are_not_put_back_as_witnessed(fresh_home: Home, tmp_path: Path) -> None:
+    back_up(fresh_home, tmp_path / "kept.backup")
+    lose_ledger(fresh_home)
+    forged = repacked(
+        tmp_path / "kept.backup",
+        tmp_path / "forged",
+        lambda content: content.update({"witnessed.jsonl": content["notes.jsonl"]}),
+    )
+    refused(fresh_home, forged, "Nobody cosigned")
+
+
+def test_a_false_time_in_a_backup_is_refused_and_keeps_nobody_out(fresh_home: Home, tmp_path: Path) -> None:
+    """A ledger dated ahead takes nothing more, and the true backup would find it in its place."""
+
+    def redate(content: Members) -> None:
+        rows = lines(content, "notes.jsonl")
+        rows[-1]["at"] = 4_102_444_800
+        content["notes.jsonl"] = b"".join(map(line, rows))
+
+    back_up(fresh_home, tmp_path / "kept.backup")
+    lose_ledger(fresh_home)
+    refused(fresh_home, repacked(tmp_path / "kept.backup", tmp_path / "forged", redate), "dated otherwise")
+    put_back(fresh_home, tmp_path / "kept.backup")
+    record(fresh_home, "it goes on")
+
+
+@pytest.mark.parametrize("what", ["garbage", "another row's", "an older record's"])
+def test_sealed_rows_that_are_not_what_was_recorded_are_refused(
+    fresh_home: Home, tmp_path: Path, what: str
+) -> None:
+    sealer, origin = fresh_home.own.sealer(), fresh_home.own.origin
+
+    def change(content: Members) -> None:
+        rows = lines(content, "secrets.jsonl")
+        other = base64.b64encode(sealer.seal(2, bytes(32) + b"{}", origin)).decode()
+        rows[2]["sealed"] = {"garbage": "AAAA", "another row's": rows[3]["sealed"]}.get(what, other)
+        content["secrets.jsonl"] = b"".join(map(line, rows))
+
+    back_up(fresh_home, tmp_path / "kept.backup")
+    lose_ledger(fresh_home)
+    forged = repacked(tmp_path / "kept.backup", tmp_path / "forged", change)
+    refused(fresh_home, forged, "payload of entry 2 is not what was recorded")
+
+
+def signing_alone(home: Home, key: VerifierKey) -> Callable[[str], bytes]:
+    """What whoever kept the key's file can still do."""
+    opened = LogKey(open_key(f"file:{home.path / 'keys' / f'log-{key.key_id.hex()}.pem'}"))
+    return lambda text: bytes(Note(text, (sign_as_log(text, key, opened.sign),)))
+
+
+def test_a_retired_key_that_signs_on_is_named_and_does_not_come_back(
+    fresh_home: Home, tmp_path: Path
+) -> None:
+    old = fresh_home.own.newest
+    fresh_home.own.begin_rotation(now()).end_rotation(now())
+    home = open_home(fresh_home.path)
+    assert not home.audit().findings
+    with home.ledger() as ledger:
+        entry = home.own.own_record(Kind.POLICY, {"change": "forged"})
+        (index,) = ledger.append([entry], now(), signing_alone(home, old))
+    [finding] = home.audit().findings
+    assert (finding.code, finding.index) == (Code.CHECKPOINT_SIGNATURE, index + 1)
+    back_up(home, tmp_path / "kept.backup")
+    lose_ledger(home)
+    refused(home, tmp_path / "kept.backup", "is not signed by key")
+
+
+def test_an_old_copy_of_the_keyring_opens_nothing_that_was_erased(fresh_home: Home, tmp_path: Path) -> None:
+    keyring = fresh_home.own.keyring_path.read_bytes()
+    fresh_home.own.erase(2, now())
+    back_up(fresh_home, tmp_path / "kept.backup")
+    lose_ledger(fresh_home)
+    fresh_home.own.keyring_path.write_bytes(keyring)
+    check_backup(fresh_home, tmp_path / "kept.backup")
+    assert fresh_home.own.sealer().holds(2)
+    put_back(fresh_home, tmp_path / "kept.backup")
+    assert not fresh_home.own.sealer().holds(2)
+    assert not fresh_home.audit().findings
+
+
+def test_a_backup_without_a_checkpoint_that_was_acknowledged_is_refused(
+    fresh_home: Home, tmp_path: Path
+) -> None:
+    """The entries are all there, and the newest note is a later one that nobody was told of."""
+    remembered = fresh_home.own.guard().newest()
+    assert remembered is not None
+    guard = fresh_home.own.guard_path.read_bytes()
+    record(fresh_home, "signed, and never acknowledged")
+
+    def forget(content: Members) -> None:
+        kept = [row for row in lines(content, "notes.jsonl") if f"\n{remembered.size}\n" not in row["note"]]
+        content["notes.jsonl"] = b"".join(map(line, kept))
+
+    back_up(fresh_home, tmp_path / "kept.backup")
+    lose_ledger(fresh_home)
+    fresh_home.own.guard_path.write_bytes(guard)
+    forged = repacked(tmp_path / "kept.backup", tmp_path / "forged", forget)
+    refused(fresh_home, forged, f"lacks checkpoint {remembered.size}")
 
 
 def test_it_never_replaces_a_ledger(fresh_home: Home, tmp_path: Path) -> None:
@@ -240,12 +399,13 @@ def test_one_that_lacks_a_payload_is_refused_before_anything_is_written(
         fresh_home.ledger_to_read()
 
 
-def test_the_payloads_in_a_backup_are_sealed(lived_in: Home, tmp_path: Path) -> None:
-    with lived_in.ledger_to_read() as ledger:
+def test_the_payloads_in_a_backup_are_sealed(lived_in: tuple[Home, Policy], tmp_path: Path) -> None:
+    home, _ = lived_in
+    with home.ledger_to_read() as ledger:
         payloads = [
             payload for index in range(ledger.size) if len(payload := ledger.payload(index) or b"") > 40
         ]
-    back_up(lived_in, tmp_path / "kept.backup")
+    back_up(home, tmp_path / "kept.backup")
     with zipfile.ZipFile(tmp_path / "kept.backup") as archive:
         members = [archive.read(name) for name in archive.namelist()]
     content = b"".join([(tmp_path / "kept.backup").read_bytes(), *members])

@@ -166,7 +166,7 @@ def test_a_lie_that_was_recorded_first_does_not_win_over_the_truth(
     truth = json.loads(signed.with_name(f"{signed.name}.receipt").read_text())["payload"]
     for number in range(20):
         record_sign(fresh_home, truth | {"signature": f"{number:0128x}"}, bytes([number]) * 32)
-    assert report(lightseal, fresh_home, signed)["proven"]["ledger"]["state"] == "conflicting"
+    assert report(lightseal, fresh_home, signed)["proven"]["ledger"]["state"] == "conflicting entry"
     index = record_sign(fresh_home, truth, b"t" * 32)
     found = report(lightseal, fresh_home, signed)["proven"]["ledger"]
-    assert (found["state"], found["index"]) == ("included", index)
+    assert (found["state"], found["entry"]) == ("included", index)

@@ -14,7 +14,7 @@ from tools.serving import impatient
 REQUEST = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
 
 
-async def application(scope, receive, send) -> None:
+async def application(scope, _receive, send) -> None:
     if scope["type"] != "http":
         return
     await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"2")]})

@@ -5,6 +5,7 @@ import io
 import itertools
 import json
 import os
+import re
 import resource
 import signal
 import stat
@@ -83,7 +84,7 @@ class Ledger:
         self.kept = [
             DatedNote(log.sign(str(Checkpoint(log.name, size, roots[size]))), 1000 + size) for size in sizes
         ]
-        self.cosigned = [DatedNote(each.note + WITNESS, each.at + 1) for each in self.kept[::2]]
+        self.cosigned = [DatedNote(each.note + WITNESS, each.at) for each in self.kept[::2]]
         self.rows = [SealedSecret(index, b"sealed %d" % index) for index in range(0, self.size, 3)]
 
     def notes(self) -> Iterable[DatedNote]:
@@ -469,9 +470,45 @@ def test_a_signed_note_of_another_root_or_beyond_the_end_is_refused(
 def test_lines_that_are_not_as_we_would_write_them_are_refused(log, written, tmp_path, change) -> None:
     def changed(content: Members) -> None:
         content["notes.jsonl"] = b"".join(change(content["notes.jsonl"].splitlines(keepends=True)))
+        content["witnessed.jsonl"] = b""
 
     with pytest.raises(MalformedBackupError):
         check(repacked(written, tmp_path / "forged.zip", changed), opener(log))
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda notes, _: notes, "Nobody cosigned"),
+        (
+            lambda _, cosigned: [line.replace(b'"at":1', b'"at":2') for line in cosigned],
+            "not the one published",
+        ),
+        (
+            lambda _, cosigned: [re.sub(rb"\\u2014 log.example [^ ]+\\n", b"", cosigned[0], count=1)],
+            "not|No key",
+        ),
+    ],
+)
+def test_a_note_that_nobody_cosigned_is_not_taken_for_witnessed(log, written, tmp_path, change, said) -> None:
+    """Nor one with the published note's time or signature changed."""
+
+    def changed(content: Members) -> None:
+        notes, cosigned = (
+            content[name].splitlines(keepends=True) for name in ("notes.jsonl", "witnessed.jsonl")
+        )
+        content["witnessed.jsonl"] = b"".join(change(notes, cosigned))
+
+    with pytest.raises(ProofError, match=said):
+        check(repacked(written, tmp_path / "forged.zip", changed), opener(log))
+
+
+def test_a_witnessed_note_needs_the_published_one(log, written, tmp_path) -> None:
+    def change(content: Members) -> None:
+        content["notes.jsonl"] = b"".join(content["notes.jsonl"].splitlines(keepends=True)[1:])
+
+    with pytest.raises(BackupProofError, match="witnessed checkpoint of 1 "):
+        check(repacked(written, tmp_path / "forged.zip", change), opener(log))
 
 
 def test_the_newest_note_cannot_be_left_out(log, written, tmp_path) -> None:
@@ -483,7 +520,7 @@ def test_the_newest_note_cannot_be_left_out(log, written, tmp_path) -> None:
         check(repacked(written, tmp_path / "1.zip", older), opener(log))
 
     def emptied(content: Members) -> None:
-        content["notes.jsonl"] = b""
+        content["notes.jsonl"] = content["witnessed.jsonl"] = b""
 
     with pytest.raises(BackupProofError, match="does not cover"):
         check(repacked(written, tmp_path / "2.zip", emptied), opener(log))

@@ -5,7 +5,8 @@ import socket
 import subject
 import uvicorn
 
-from storage.log_app import Settings, log_app
+from storage.log_add import Settings
+from storage.log_app import log_app
 from storage.sequencer import Sequencer
 
 
@@ -15,6 +16,6 @@ def serve(drilled: subject.Subject, listening: socket.socket) -> None:
         drilled.reopen() as ledger,
         Sequencer(lambda records: ledger.append(records, subject.now(), subject.sign)) as sequencer,
     ):
-        settings = Settings(published=ledger.checkpoint, witnessed=lambda: 0, authorise=lambda token: token)
+        settings = Settings(published=ledger.checkpoint, witnessed=None, authorise=lambda token: token)
         app = log_app(ledger, sequencer, settings)
         uvicorn.Server(uvicorn.Config(app, log_level="warning", access_log=False)).run(sockets=[listening])
