@@ -177,7 +177,7 @@ class ErasedEntryError(UnknownEntryError):
 
 
 class UnerasableError(Error):
-    """The entry says that another was erased, and hides nothing itself."""
+    """The entry says what happened to the log itself, and hides nobody's secret."""
 
     code = "entry-unerasable"
     remedy = "Erase the entry that holds what is to be forgotten."

@@ -138,6 +138,16 @@ class Guard:
             size = max(self._notes, default=None)
             return None if size is None else Checkpoint(self._origin, size, self._notes[size].root)
 
+    def notes(self) -> tuple[bytes, ...]:
+        """Every signed note that it still remembers, the smallest first."""
+        with (
+            self._lock,
+            durable.explaining(self._file, GuardMissingError),
+            durable.reading(self._file) as descriptor,
+        ):
+            self._follow(descriptor)
+            return tuple(self._notes[size].note for size in sorted(self._notes))
+
     def remember(self, note: bytes) -> None:
         """Keep a checkpoint, durably: after the commit, and before anyone is told of it."""
         new = self._read(note)

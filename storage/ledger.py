@@ -23,6 +23,7 @@ from storage.errors import (
     LedgerForeignError,
     LedgerSealedError,
     MalformedError,
+    MalformedPayloadError,
     NotRememberedError,
     NotWitnessedError,
     ProofError,
@@ -35,7 +36,7 @@ from storage.guard import Guard, GuardConflictError
 from storage.keyring import Sealer
 from storage.merkle import EMPTY_ROOT, TILE_HEIGHT, TILE_WIDTH, verify_inclusion
 from storage.note import Note, is_key_name
-from storage.payload import canonical
+from storage.payload import canonical, parse
 from storage.proof import InclusionProof
 from storage.receipt import Receipt
 from storage.record import Record, lookups
@@ -136,7 +137,12 @@ class Ledger:
         return grown.indices
 
     def freeze(self, record: Record, at: datetime, sign: Sign) -> int:
-        """Record a last entry and take no other, ever; return its index. Proofs stay valid."""
+        """Record a last entry and take no other, ever; return its index. Proofs stay valid.
+
+        The record is of kind `policy` and says `"change":"freeze"`, by which an audit knows it.
+        """
+        if record.kind is not Kind.POLICY or parse(record.payload).get("change") != "freeze":
+            raise MalformedPayloadError("The last record of a ledger says that it is frozen.")
         with self._writes() as held:
             grown = grow(held, self._keys(), [record], at, sign)
             held.connection.execute(sa.update(tables.head).values(frozen=1))
@@ -154,16 +160,17 @@ class Ledger:
 
         Its key is destroyed, so that copies of the database elsewhere do not show payload and
         salt either. What still does: receipts that others hold, and older copies of the keyring;
-        and who has a copy of the database, the keyring, and a digest can ask whether it was there.
-        Returns the index of the `erase` entry, which names the erased one and cannot be erased
-        itself; nothing where it was erased before. A frozen ledger forgets, and cannot record it.
+        and who has copies of both, and a digest, can ask whether it was there. Returns the index
+        of the `erase` entry, which names the erased one; nothing where it was erased before.
+        Entries of kind `erase` and `policy` cannot be erased. A frozen ledger forgets, and
+        cannot record it.
         """
         sealer = self._keys()
         with self._writes() as held:
             view = View(held.connection)
             entry, sealed = view.entry(index), view.sealed(index)
-            if entry.kind is Kind.ERASE:
-                raise UnerasableError(f"Entry {index} records an erasure.")
+            if entry.kind in (Kind.ERASE, Kind.POLICY):
+                raise UnerasableError(f"Entry {index} is of kind {entry.kind}: audits rest on what it says.")
             if sealed is None and not sealer.holds(index):
                 return None
             note, logged = view.newest()[0], None

@@ -347,8 +347,8 @@ def _growth_rows(growth: Growth) -> Iterator[Row]:
             f"{what}: inclusion proof, ledger just opened", "ms", each.cold, 2 if largest else None
         )
         yield absolute(f"{what}: inclusion proof, ledger open", "ms", each.warm, None)
-        yield absolute(f"{what}: proof verified, path to root", "us", each.verified, 50)
-        yield absolute(f"{what}: receipt verified, with signature", "us", each.checked, None)
+        yield absolute(f"{what}: proof checked, path to the root", "us", each.verified, 50)
+        yield absolute(f"{what}: receipt checked, with signature", "us", each.checked, None)
         yield absolute(f"{what}: consistency proof", "ms", each.consistency, None)
     stored = f"{name}: bytes an entry on disk, at {now:,} entries"
     yield Row(stored, NO_FLOOR, "bytes", (growth.stored,))

@@ -238,16 +238,15 @@ def serve(context: click.Context, host: str, port: int, *, adding: bool, witness
 
 @ledger.command()
 @click.argument("name")
-@click.option(
-    "--remove", is_flag=True, help="Take the right away; a server learns of it when it starts again."
-)
+@click.option("--remove", is_flag=True, help="Take the right away; a running server learns of it at once.")
+@click.option("--replace", is_flag=True, help="Give NAME a new token; the old one counts no longer.")
 @click.pass_context
-def writer(context: click.Context, name: str, *, remove: bool) -> None:
+def writer(context: click.Context, name: str, *, remove: bool, replace: bool) -> None:
     """Make a token with which NAME may add entries over HTTP, and print it once."""
     import secrets
 
     from tools.home import require_run_name
-    from tools.log_server import WRITERS, add_writer, remove_writer
+    from tools.log_server import WRITERS, add_writer, remove_writer, replace_writer
 
     home = home_of(context)
     require_run_name(name)
@@ -256,7 +255,7 @@ def writer(context: click.Context, name: str, *, remove: bool) -> None:
         click.echo(f"Removed the writer {name}.")
     else:
         token = secrets.token_urlsafe(32)
-        add_writer(home.path / WRITERS, name, token)
+        (replace_writer if replace else add_writer)(home.path / WRITERS, name, token)
         click.echo(token)
 
 
@@ -302,13 +301,17 @@ def backup(context: click.Context, out: Path) -> None:
 @click.option(
     "--check", "only_check", is_flag=True, help="Check the backup against keys and guard; write nothing."
 )
+@_WITNESSES
 @click.pass_context
-def restore(context: click.Context, source: Path, *, only_check: bool) -> None:
+def restore(context: click.Context, source: Path, *, only_check: bool, witnesses: Path | None) -> None:
     """Put the ledger back from a backup, where the home's own is missing; an older one than the guard is refused."""
-    from tools.keeping import check_backup, put_back
+    from tools.keeping import WITNESSED_LEFT_OUT, check_backup, put_back
 
     home = home_of(context)
-    facts = check_backup(home, source) if only_check else put_back(home, source)
+    policy = None if witnesses is None else _policy(witnesses)
+    facts = (check_backup if only_check else put_back)(home, source, policy)
+    if facts.witnessed and policy is None:
+        click.echo(WITNESSED_LEFT_OUT)
     click.echo(f"{facts.size} entries, {facts.notes} checkpoints, root {facts.root.hex()}")
     click.echo(
         "The backup holds; nothing was written." if only_check else "Restored, and audited: nothing diverges."

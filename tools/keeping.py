@@ -83,8 +83,7 @@ def _about(home: Home, policy: Policy | None) -> Policy | None:
 
 
 def _remembered(home: Home) -> tuple[Checkpoint, ...]:
-    newest = home.own.guard().newest()
-    return () if newest is None else (newest,)
+    return tuple(map(home.own.open_note, home.own.guard().notes()))
 
 
 class _Judge:

@@ -32,7 +32,7 @@ from storage.checkpoint import Checkpoint, open_checkpoint
 from storage.cosignature import sign_as_log
 from storage.database import remove
 from storage.entry import Kind
-from storage.errors import LedgerError, MalformedKeyError, NoteSignatureError, UnerasableError
+from storage.errors import LedgerError, MalformedKeyError, NoteSignatureError
 from storage.growth import Sign
 from storage.guard import Guard
 from storage.keyring import Keyring, Sealer
@@ -207,7 +207,7 @@ class OwnLog:
 
     def audit(self, since: AuditState | None = None) -> AuditReport:
         """Derive the ledger again, whole or from where an earlier audit ended."""
-        remembered = self.guard().newest()
+        remembered = tuple(map(self.open_note, self.guard().notes()))
         return audit(self.url, Means(self.keys, verify_note, self.sealer(), remembered, since))
 
     def record(self, kind: Kind, fields: Mapping[str, object], at: datetime) -> int:
@@ -222,8 +222,6 @@ class OwnLog:
     def erase(self, index: int, at: datetime) -> int | None:
         """Forget what an entry hides, and record that."""
         with self.writer() as ledger:
-            if ledger.frozen and index == ledger.size - 1:
-                raise UnerasableError(f"Entry {index} is what froze the ledger.")
             return ledger.erase(index, secrets.token_bytes(32), at, self.signer())
 
     def freeze(self, reason: str, at: datetime) -> int:

@@ -102,6 +102,17 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     return request.getfixturevalue("server").create(f"ledger_{next(_numbers)}")
 
 
+@pytest.fixture(scope="session")
+def make_end() -> Callable[[int], Record]:
+    """Make the record with which a ledger may be frozen."""
+
+    def made(number: int) -> Record:
+        fields = {"change": "freeze", "number": number}
+        return Record(Kind.POLICY, payload.canonical(fields), digest(f"end {number}"), digest("key"))
+
+    return made
+
+
 @pytest.fixture
 def sqlite_url(tmp_path: Path) -> str:
     return f"sqlite:///{tmp_path / 'ledger.db'}"

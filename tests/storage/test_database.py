@@ -6,7 +6,6 @@ import sqlalchemy as sa
 
 from storage import database, tables
 from storage.audit import audit
-from storage.entry import Kind
 from storage.errors import (
     LedgerAddressError,
     LedgerDamagedError,
@@ -21,11 +20,11 @@ AT = datetime(2026, 11, 25, 8, tzinfo=UTC)
 
 
 @pytest.fixture
-def filled(create, url, log, make_record) -> str:
+def filled(create, url, log, make_record, make_end) -> str:
     """The address of a closed ledger of three entries, the last of them its end."""
     with create(url) as ledger:
         ledger.append([make_record(number) for number in range(2)], AT, log.sign)
-        ledger.freeze(make_record(2, kind=Kind.POLICY), AT, log.sign)
+        ledger.freeze(make_end(2), AT, log.sign)
         ledger.keep_witnessed(ledger.checkpoint().encode())
     return url
 

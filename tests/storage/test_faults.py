@@ -137,7 +137,7 @@ def test_of_two_histories_told_to_two_clients_one_is_cosigned(
 
 
 def test_who_steals_the_key_of_the_log_cannot_put_a_fork_in_its_place(
-    url, create, sealer, log, make_record, witness, tmp_path: Path
+    url, create, sealer, log, make_record, make_end, witness, tmp_path: Path
 ) -> None:
     """The thief signs what he likes; nobody cosigns it. The honest log freezes, and a new one begins with it."""
     publisher = Publisher(witness)
@@ -148,7 +148,7 @@ def test_who_steals_the_key_of_the_log_cannot_put_a_fork_in_its_place(
             for size in (4, 6, 8):  # smaller than what was seen, the same, and larger
                 thief.append([make_record(1000 + number) for number in range(size)], AT, log.sign)
                 assert publisher.publish(thief).status in {409, 422}, size
-        honest.freeze(make_record(6, Kind.POLICY), AT, log.sign)
+        honest.freeze(make_end(6), AT, log.sign)
         assert publisher.publish(honest).status == 200
         last = checkpoint(honest, log)
         with pytest.raises(LedgerFrozenError):

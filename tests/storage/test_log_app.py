@@ -749,9 +749,9 @@ def test_a_ledger_that_was_tampered_with_gives_no_proof(sqlite_url, site_of, tam
     assert_error(site.ask("/proof/0"), 500, "ledger-damaged")
 
 
-def test_a_frozen_log_takes_nothing_and_is_read_on(site_of, log) -> None:
+def test_a_frozen_log_takes_nothing_and_is_read_on(site_of, log, make_end) -> None:
     site = site_of(3)
-    site.ledger.freeze(fresh(3), AT, log.sign)
+    site.ledger.freeze(make_end(3), AT, log.sign)
     answer = site.add(fresh(4))
     assert_error(answer, 410, "ledger-frozen")
     assert "Retry-After" not in answer.headers

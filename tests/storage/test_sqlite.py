@@ -177,7 +177,8 @@ def test_a_path_may_hold_any_character(create, tmp_path: Path, log, make_record)
         "INSERT OR REPLACE INTO head SELECT 1, origin, 0, root, frontier, time, 0 FROM head",
     ],
 )
-def test_replacing_is_no_way_around_the_triggers(sqlite_url, path, statement: str) -> None:
+@pytest.mark.usefixtures("path")
+def test_replacing_is_no_way_around_the_triggers(sqlite_url, statement: str) -> None:
     """The flaw it would catch: REPLACE deletes a row without asking the triggers on DELETE."""
     engine = database.open_owner(sqlite_url)
     with pytest.raises(LedgerDamagedError), database.transaction(engine) as connection:

@@ -70,6 +70,9 @@ def _fill(connection: sa.Connection, sealer: Any) -> None:
         for each in set(lookups(payload)):
             tagged = {"tag": sealer.tag(*each), "idx": row.idx}
             connection.execute(sa.text("INSERT INTO lookup VALUES (:tag, :idx)"), tagged)
+    # What was erased before there were keys has none now.
+    gone = sa.text("SELECT idx FROM entry WHERE idx NOT IN (SELECT idx FROM secret_0001) ORDER BY idx")
+    sealer.keyring.forget(*connection.scalars(gone).all())
 
 
 def _rows(connection: sa.Connection, query: str) -> Iterator[sa.Row[Any]]:
