@@ -273,7 +273,7 @@ class TestErasing:
         assert again.status == 0
         assert again.out.endswith("it had been erased before.\n")
         require_error(command("ledger", "erase", 6, home=place), "entry-unerasable")
-        require_error(command("ledger", "erase", 99, home=place), "entry-unknown")
+        require_error(command("ledger", "erase", 10**9, home=place), "entry-unknown")
         require_error(command("ledger", "erase", 2**70, home=place), "entry-unknown")
 
 
@@ -332,9 +332,9 @@ class TestAskedWrongly:
             (["watch", "--state", "state", "--url", "http://127.0.0.1/", "--key", "00" * 32], "usage", 2),
             (["writer", "../x"], "usage", 2),
             (["writer", "nobody", "--remove"], "usage", 2),
-            (["show", "99"], "entry-unknown", 1),
-            (["prove", "99"], "entry-unknown", 1),
-            (["prove", "99", "--format", "cose"], "entry-unknown", 1),
+            (["show", "1000000000"], "entry-unknown", 1),
+            (["prove", "1000000000"], "entry-unknown", 1),
+            (["prove", "1000000000", "--format", "cose"], "entry-unknown", 1),
             (["checkpoint", "--witnessed"], "ledger-not-witnessed", 1),
             (["cosign", "--witnesses", "none.policy"], "usage", 2),
             (["cosign", "--witnesses", "bad.policy"], "policy-malformed", 1),
