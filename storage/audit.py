@@ -140,6 +140,9 @@ class _Audit:
             self._payloads.lookups()
         kept = self._means.remembered
         self._notes.remembered([kept] if isinstance(kept, Checkpoint) else kept or (), self._tree)
+        for name in database.unguarded(self._view.connection):
+            said = f"The database's own protection is not as it was made: {name}."
+            self._add(Code.PROTECTION_DIFFERS, self._tree.size, said)
         return self._report()
 
     def _report(self) -> AuditReport:

@@ -106,6 +106,11 @@ def protect(connection: sa.Connection) -> None:
     _of(connection.engine).protect(connection)
 
 
+def unguarded(connection: sa.Connection) -> tuple[str, ...]:
+    """Name what is missing of this protection, and what stands there that we did not make."""
+    return tuple(_of(connection.engine).unguarded(connection))
+
+
 def unprotect(connection: sa.Connection) -> None:
     """Take the triggers away for as long as a migration runs in this transaction."""
     _of(connection.engine).unprotect(connection)

@@ -9,6 +9,7 @@ file system says so. Whether a disk keeps what it said it kept is not verified.
 import errno
 import fcntl
 import os
+import stat
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
@@ -16,6 +17,7 @@ from pathlib import Path
 from storage.errors import DiskFullError, FileFailedError, LedgerError, ReadOnlyError
 
 OWNER_ONLY = 0o600
+MAX_BYTES = 256 << 20
 NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 
@@ -75,8 +77,10 @@ def sync_folder(path: Path) -> None:
 
 
 def read(descriptor: int, start: int = 0) -> bytes:
-    """Return what the file holds from `start` to its end."""
+    """Return what the file holds from `start` to its end; one larger than `MAX_BYTES` is not read."""
     parts, size = [], os.fstat(descriptor).st_size
+    if size > MAX_BYTES:
+        raise OSError(errno.EOVERFLOW, "it is larger than anything we write")
     while start < size and (part := os.pread(descriptor, size - start, start)):
         parts.append(part)
         start += len(part)
@@ -103,8 +107,11 @@ def explaining(path: Path, missing: type[LedgerError]) -> Iterator[None]:
 @contextmanager
 def _locked(path: Path, flags: int, lock: int) -> Iterator[int]:
     while True:
-        descriptor = os.open(path, flags | os.O_CLOEXEC | os.O_NOFOLLOW, OWNER_ONLY)
+        # Without waiting: a pipe in the place of a file would never open.
+        descriptor = os.open(path, flags | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK, OWNER_ONLY)
         try:
+            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+                raise OSError(errno.EINVAL, "it is not a file")
             fcntl.flock(descriptor, lock)
             if os.path.samestat(os.fstat(descriptor), path.stat()):
                 yield descriptor

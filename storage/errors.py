@@ -176,6 +176,20 @@ class ErasedEntryError(UnknownEntryError):
     remedy = "Ask whoever kept the receipt from before the erasure; it is still valid."
 
 
+class ErasureUnfinishedError(LedgerError):
+    """What was to be forgotten is forgotten, and no entry says so yet."""
+
+    code = "erasure-unfinished"
+    remedy = "Put right what the sentence says and erase the same entry again, so that the log says so."
+
+
+class LedgerExistsError(LedgerError):
+    """There is a ledger where one was to be put back."""
+
+    code = "ledger-exists"
+    remedy = "Move the ledger that is there away first, and keep it: a backup never replaces one."
+
+
 class UnerasableError(Error):
     """The entry says what happened to the log itself, and hides nobody's secret."""
 

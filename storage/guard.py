@@ -103,7 +103,7 @@ class Guard:
     """The newest acknowledged checkpoint of one log; for several threads and processes."""
 
     def __init__(self, path: Path, origin: str, open_note: OpenNote) -> None:
-        self._file = path.resolve()
+        self._file = Path(os.path.realpath(path))
         self._origin = origin
         self._open_note = open_note
         self._lock = threading.Lock()

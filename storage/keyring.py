@@ -58,6 +58,15 @@ class KeyringError(LedgerError):
     remedy = "Check the keyring's path and what the system says about it."
 
 
+class KeyringOtherError(KeyringError):
+    """The keyring opens none of the ledger's payloads: it is another ledger's."""
+
+    code = "keyring-other"
+    remedy = (
+        "Put the keyring back that was made with this ledger; what another one seals or erases is lost twice."
+    )
+
+
 class KeyringMissingError(KeyringError):
     """There is no keyring where one was named."""
 
@@ -92,7 +101,7 @@ class Keyring:
     """The keys of all entries but the forgotten ones; for several threads and processes."""
 
     def __init__(self, path: Path) -> None:
-        self._file = path.resolve()
+        self._file = Path(os.path.realpath(path))
         self._lock = threading.Lock()
         self._stamp: tuple[int, int, int] | None = None
         self._nodes: _Nodes = {}

@@ -6,7 +6,7 @@ signed that checkpoint is for the reader to check, with a key from elsewhere.
 
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from types import TracebackType
 from typing import Self
@@ -18,6 +18,7 @@ from storage.checkpoint import Checkpoint
 from storage.entry import SALT_BYTES, Entry, Kind
 from storage.errors import (
     ErasedEntryError,
+    ErasureUnfinishedError,
     LedgerDamagedError,
     LedgerError,
     LedgerForeignError,
@@ -33,7 +34,7 @@ from storage.errors import (
 )
 from storage.growth import Locked, Sign, grow, locked
 from storage.guard import Guard, GuardConflictError
-from storage.keyring import Sealer
+from storage.keyring import KeyringOtherError, Sealer
 from storage.merkle import EMPTY_ROOT, TILE_HEIGHT, TILE_WIDTH, verify_inclusion
 from storage.note import Note, is_key_name
 from storage.payload import canonical, parse
@@ -42,6 +43,8 @@ from storage.receipt import Receipt
 from storage.record import Record, lookups
 from storage.tile import bundle
 from storage.view import CHUNK, View, parsed
+
+_TRIED = 8
 
 
 class Ledger:
@@ -62,6 +65,8 @@ class Ledger:
             with self._view() as view:
                 database.require_revision(view.connection)
                 self.origin = str(view.head().origin)
+                if sealer is not None:
+                    self._require_own(view, sealer)
             if guard is not None:
                 guard.require(self._head, self.consistency)
         except BaseException:
@@ -81,15 +86,14 @@ class Ledger:
             with database.transaction(engine) as connection:
                 database.require_revision(connection)
                 database.alone(connection)
-                if connection.scalar(sa.select(tables.head.c.id)) is None:
+                there = connection.scalar(sa.select(tables.head.c.origin))
+                if there is None:
                     database.insert(connection, tables.head, [(1, origin, 0, EMPTY_ROOT, b"", 0, 0)])
+                elif there != origin:
+                    raise LedgerForeignError(f"The ledger is that of {there}, not of {origin}.")
         finally:
             engine.dispose()
-        ledger = cls.open(url, sealer, guard)
-        if ledger.origin != origin:
-            ledger.close()
-            raise LedgerForeignError(f"The ledger is that of {ledger.origin}, not of {origin}.")
-        return ledger
+        return cls.open(url, sealer, guard)
 
     @classmethod
     def open(cls, url: str, sealer: Sealer | None = None, guard: Guard | None = None) -> Self:
@@ -103,9 +107,9 @@ class Ledger:
         return cls(writing, reading, sealer, guard)
 
     @classmethod
-    def open_read_only(cls, url: str, sealer: Sealer | None = None) -> Self:
+    def open_read_only(cls, url: str, sealer: Sealer | None = None, guard: Guard | None = None) -> Self:
         """Open an existing ledger for reading; needs no permission to write."""
-        return cls(None, database.open_reader(url), sealer, None)
+        return cls(None, database.open_reader(url), sealer, guard)
 
     def close(self) -> None:
         """Let go of the database."""
@@ -166,24 +170,35 @@ class Ledger:
         cannot record it.
         """
         sealer = self._keys()
-        with self._writes() as held:
-            view = View(held.connection)
-            entry, sealed = view.entry(index), view.sealed(index)
-            if entry.kind in (Kind.ERASE, Kind.POLICY):
-                raise UnerasableError(f"Entry {index} is of kind {entry.kind}: audits rest on what it says.")
-            if sealed is None and not sealer.holds(index):
-                return None
-            note, logged = view.newest()[0], None
-            if not held.head.frozen:
-                record = Record(Kind.ERASE, canonical({"erased": index}), salt, entry.key)
-                grown = grow(held, sealer, [record], at, sign)
-                note, (logged,) = grown.note or note, grown.indices
-            delete = sa.delete(tables.secret).where(tables.secret.c.idx == index)
-            held.connection.execute(delete)
-            held.connection.execute(sa.delete(tables.lookup).where(self._found_by(index, sealed)))
-            # Before the commit: a crash in between leaves a row that nobody can open, which an audit names
-            # and another erasure clears away. The other order would leave what was to be forgotten.
-            sealer.forget(index)
+        note, logged, gone = None, None, False
+        try:
+            with self._writes() as held:
+                view = View(held.connection)
+                entry, sealed = view.entry(index), view.sealed(index)
+                if entry.kind in (Kind.ERASE, Kind.POLICY):
+                    raise UnerasableError(
+                        f"Entry {index} is of kind {entry.kind}: audits rest on what it says."
+                    )
+                if sealed is None and not sealer.holds(index):
+                    return None
+                note = view.newest()[0]
+                if not held.head.frozen:
+                    record = Record(Kind.ERASE, canonical({"erased": index}), salt, entry.key)
+                    grown = grow(held, sealer, [record], at, sign)
+                    note, (logged,) = grown.note or note, grown.indices
+                delete = sa.delete(tables.secret).where(tables.secret.c.idx == index)
+                held.connection.execute(delete)
+                held.connection.execute(sa.delete(tables.lookup).where(self._found_by(index, sealed)))
+                # Before the commit: a crash in between leaves a row that nobody can open, which an audit names
+                # and another erasure clears away. The other order would leave what was to be forgotten.
+                sealer.forget(index)
+                gone = True
+        except LedgerError as error:
+            if gone:
+                raise ErasureUnfinishedError(
+                    f"The key of entry {index} is destroyed, but: {error}"
+                ) from error
+            raise
         self._remember(note)
         return logged
 
@@ -385,6 +400,17 @@ class Ledger:
                 f"Entry {index} does not lead to the ledger's own checkpoint."
             ) from error
         return entry, InclusionProof(index, path, note)
+
+    def _require_own(self, view: View, sealer: Sealer) -> None:
+        """Refuse the keyring of another ledger: it opens none of the newest payloads that are there."""
+        newest = sa.select(tables.secret).order_by(tables.secret.c.idx.desc()).limit(_TRIED)
+        rows = view.connection.execute(newest).all()
+        for row in rows:
+            with suppress(LedgerDamagedError, ErasedEntryError, UnknownEntryError):
+                sealer.unseal(row.idx, row.sealed, self.origin)
+                return
+        if rows:
+            raise KeyringOtherError(f"The keyring opens none of the newest payloads of {self.origin}.")
 
     def _head(self) -> Checkpoint:
         with self._view() as view:

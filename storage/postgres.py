@@ -47,6 +47,19 @@ _RIGHTS = {
     "secret": "INSERT, DELETE",
     "lookup": "INSERT, DELETE",
 }
+# trigger -> when it refuses
+_GUARDS = {
+    **{
+        f"{table.name}_keeps_its_rows": f"BEFORE {changes} ON {table.name} FOR EACH ROW"
+        for table in tables.KEPT
+        for changes in ["UPDATE OR DELETE" if table in tables.APPEND_ONLY else "DELETE"]
+    },
+    **{f"{table.name}_keeps_all": f"BEFORE TRUNCATE ON {table.name}" for table in tables.KEPT},
+    "witnessed_keeps_its_place": "BEFORE UPDATE ON witnessed FOR EACH ROW "
+    "WHEN (NEW.size <> OLD.size OR NEW.time <> OLD.time)",
+    "head_never_goes_back": "BEFORE UPDATE ON head FOR EACH ROW WHEN (NEW.size < OLD.size "
+    "OR NEW.frozen < OLD.frozen OR NEW.id <> OLD.id OR NEW.origin <> OLD.origin)",
+}
 # SQLSTATE, whole or its class (postgresql.org/docs/current/errcodes-appendix.html).
 _FAULTS: dict[str, type[LedgerError]] = {
     "53100": DiskFullError,
@@ -115,22 +128,32 @@ def protect(connection: sa.Connection) -> None:
         "RAISE EXCEPTION '%% of %% is refused', TG_OP, TG_TABLE_NAME USING ERRCODE = 'integrity_constraint_violation'; "
         "END $$"
     )
-    for table in tables.KEPT:
-        changes = "UPDATE OR DELETE" if table in tables.APPEND_ONLY else "DELETE"
-        _trigger(connection, f"{table.name}_keeps_its_rows", f"BEFORE {changes} ON {table.name} FOR EACH ROW")
-        _trigger(connection, f"{table.name}_keeps_all", f"BEFORE TRUNCATE ON {table.name}")
-    _trigger(
-        connection,
-        "witnessed_keeps_its_place",
-        "BEFORE UPDATE ON witnessed FOR EACH ROW WHEN (NEW.size <> OLD.size OR NEW.time <> OLD.time)",
-    )
-    _trigger(
-        connection,
-        "head_never_goes_back",
-        "BEFORE UPDATE ON head FOR EACH ROW WHEN (NEW.size < OLD.size OR NEW.frozen < OLD.frozen "
-        "OR NEW.id <> OLD.id OR NEW.origin <> OLD.origin)",
-    )
+    for name, when in _GUARDS.items():
+        connection.exec_driver_sql(f"CREATE TRIGGER {name} {when} EXECUTE FUNCTION lightseal_refuse()")
     _make_roles(connection)
+
+
+def unguarded(connection: sa.Connection) -> tuple[str, ...]:
+    """Name the triggers that are missing, switched off, or not ours, and tables that are none."""
+    triggers = sa.text(
+        "SELECT tgname, tgenabled, proname FROM pg_trigger JOIN pg_proc ON pg_proc.oid = tgfoid "
+        "WHERE NOT tgisinternal AND tgrelid = ANY (SELECT c.oid FROM pg_class AS c WHERE c.relname = ANY (:names) "
+        "AND c.relnamespace = current_schema()::regnamespace)"
+    )
+    kinds = sa.text(
+        "SELECT relname, relkind FROM pg_class WHERE relname = ANY (:names) "
+        "AND relnamespace = current_schema()::regnamespace"
+    )
+    names = {"names": list(tables.metadata.tables)}
+    found = {row.tgname: (row.tgenabled, row.proname) for row in connection.execute(triggers, names)}
+    expected = dict.fromkeys(_GUARDS, ("O", "lightseal_refuse"))
+    real = {row.relname: row.relkind for row in connection.execute(kinds, names)}
+    return tuple(
+        sorted(
+            [name for name in expected.keys() | found.keys() if found.get(name) != expected.get(name)]
+            + [name for name in tables.metadata.tables if real.get(name) not in ("r", "p")]
+        )
+    )
 
 
 def unprotect(connection: sa.Connection) -> None:
@@ -226,10 +249,6 @@ def _make_roles(connection: sa.Connection) -> None:
     connection.exec_driver_sql(f"GRANT SELECT ON {every} TO {writer_role}, {reader_role}")
     for table, rights in _RIGHTS.items():
         connection.exec_driver_sql(f"GRANT {rights} ON {table} TO {writer_role}")
-
-
-def _trigger(connection: sa.Connection, name: str, when: str) -> None:
-    connection.exec_driver_sql(f"CREATE TRIGGER {name} {when} EXECUTE FUNCTION lightseal_refuse()")
 
 
 def _role(role: str, database: str) -> str:

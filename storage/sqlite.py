@@ -119,10 +119,35 @@ def require_unclaimed(_connection: sa.Connection) -> None:
 
 def protect(connection: sa.Connection) -> None:
     """Make the triggers that refuse to forget."""
-    for name, change in _GUARDS.items():
-        connection.exec_driver_sql(
-            f"CREATE TRIGGER {name} BEFORE {change} BEGIN SELECT RAISE(ABORT, '{name.replace('_', ' ')}'); END"
+    for statement in _statements().values():
+        connection.exec_driver_sql(statement)
+
+
+def unguarded(connection: sa.Connection) -> tuple[str, ...]:
+    """Name the triggers that are missing, changed, or not ours, and tables that are none."""
+    found = {
+        row.name: row.sql if row.type == "trigger" else row.type
+        for row in connection.exec_driver_sql(
+            "SELECT name, type, sql FROM sqlite_master WHERE type IN ('trigger', 'table', 'view')"
         )
+    }
+    expected = _statements() | dict.fromkeys(tables.metadata.tables, "table")
+    ours = set(tables.metadata.tables)
+    return tuple(
+        sorted(
+            name
+            for name in expected.keys() | found.keys()
+            if found.get(name) != expected.get(name) and (name in ours or found.get(name) != "table")
+        )
+    )
+
+
+def _statements() -> dict[str, str]:
+    return {
+        name: f"CREATE TRIGGER {name} BEFORE {change} "
+        f"BEGIN SELECT RAISE(ABORT, '{name.replace('_', ' ')}'); END"
+        for name, change in _GUARDS.items()
+    }
 
 
 def unprotect(connection: sa.Connection) -> None:

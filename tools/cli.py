@@ -34,6 +34,10 @@ _OURS = (authn.errors.Error, detector.errors.Error, storage.errors.Error, tools.
 
 def main() -> None:
     """Run the command; any error of ours is two lines, never a stack trace."""
+    if sys.stdout is None:
+        closed = "standard output is closed, so nothing was done; use /dev/null if nobody is to read it"
+        say_error(tools.errors.SystemRefusedError(closed))
+        sys.exit(1)
     for stream in (sys.stdout, sys.stderr):
         reconfigure = getattr(stream, "reconfigure", None)
         if reconfigure is not None:

@@ -245,18 +245,31 @@ def writer(context: click.Context, name: str, *, remove: bool, replace: bool) ->
     """Make a token with which NAME may add entries over HTTP, and print it once."""
     import secrets
 
-    from tools.home import require_run_name
-    from tools.log_server import WRITERS, add_writer, remove_writer, replace_writer
+    from tools.log_server import (
+        WRITERS,
+        add_writer,
+        remove_writer,
+        replace_writer,
+        require_writer_name,
+        take_back,
+    )
 
-    home = home_of(context)
-    require_run_name(name)
+    writers = home_of(context).path / WRITERS
+    require_writer_name(name)
     if remove:
-        remove_writer(home.path / WRITERS, name)
+        remove_writer(writers, name)
         click.echo(f"Removed the writer {name}.")
+        return
+    token, before = secrets.token_urlsafe(32), None
+    if replace:
+        before = replace_writer(writers, name, token)
     else:
-        token = secrets.token_urlsafe(32)
-        (replace_writer if replace else add_writer)(home.path / WRITERS, name, token)
+        add_writer(writers, name, token)
+    try:
         click.echo(token)
+    except OSError:  # nobody read it, and it is shown only once
+        take_back(writers, name, token, before)
+        raise
 
 
 @ledger.command()
@@ -338,6 +351,10 @@ def rotate_key(context: click.Context, *, finish: bool) -> None:
 @click.pass_context
 def freeze(context: click.Context, reason: str, *, yes: bool) -> None:
     """End the ledger for ever: a last entry says why, and every proof stays valid."""
+    try:
+        reason.encode()
+    except UnicodeEncodeError as error:
+        raise tools.errors.UsageError("the reason is not UTF-8 text") from error
     if not yes:
         raise tools.errors.UsageError("a frozen ledger never takes another entry; add --yes if that is meant")
     home = home_of(context)

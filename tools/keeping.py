@@ -13,7 +13,13 @@ from storage.backup.read import Entries, Head, Part, Published, Secrets, Witness
 from storage.backup.write import BackupFacts, SealedSecret, write
 from storage.checkpoint import Checkpoint
 from storage.entry import SALT_BYTES, Entry, Kind, commitment
-from storage.errors import LedgerDamagedError, LedgerForeignError, LedgerMissingError, MalformedError
+from storage.errors import (
+    LedgerDamagedError,
+    LedgerExistsError,
+    LedgerForeignError,
+    LedgerMissingError,
+    MalformedError,
+)
 from storage.keyring import Sealer
 from storage.ledger import Ledger
 from storage.merkle import EMPTY_ROOT
@@ -27,8 +33,11 @@ WITNESSED_LEFT_OUT = "Witnessed checkpoints come back only under a policy that s
 
 
 def back_up(home: Home, out: Path) -> BackupFacts:
-    """Write the ledger as it is now into one file, and read that file back before saying so."""
-    with home.ledger_to_read() as ledger, ledger.at_once() as view:
+    """Write the ledger as it is now into one file, and read that file back before saying so.
+
+    One that is behind the guard is refused: its backups would push out the good ones.
+    """
+    with home.own.guarded_reader() as ledger, ledger.at_once() as view:
         write(DatabaseSnapshot(view), out)
     return check(out, home.own.open_note)
 
@@ -53,7 +62,7 @@ def put_back(home: Home, source: Path, policy: Policy | None = None) -> BackupFa
     except (LedgerMissingError, LedgerForeignError):
         pass
     else:
-        raise LedgerForeignError("There is a ledger already; a backup never replaces one.")
+        raise LedgerExistsError("There is a ledger already; a backup never replaces one.")
     judged, sealer = _judged(home, source, policy), home.own.sealer()
     for index in judged.unfinished():
         sealer.forget(index)

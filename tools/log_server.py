@@ -8,7 +8,10 @@ saw is published; records are acknowledged as soon as they are durable.
 import hashlib
 import json
 import logging
+import os
 import queue
+import re
+import stat
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -20,6 +23,7 @@ from pathlib import Path
 import authn.errors
 import tools.errors
 from authn.keys import verify_note
+from storage import durable
 from storage.checkpoint import Checkpoint
 from storage.errors import Error, LedgerError, ProofError
 from storage.growth import Sign
@@ -39,16 +43,18 @@ from storage.witness.client import (
 )
 from tools.errors import HomeDamagedError, UsageError
 from tools.home import Home
-from tools.output import put_whole
+from tools.own_log import FILE
 from tools.published import Guarded, InForce, Witnessed, counts
 from tools.publisher import Publisher
 from tools.serving import App
 
 WRITERS = "writers.json"
+MAX_WRITERS_BYTES = 1 << 22
 WITNESS_SECONDS = 10.0
 LOOK_SECONDS = 0.1
 # So few that who is accepted is answered within a second, whatever else comes.
 MAX_WAITING = 512
+_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 _log = logging.getLogger(__name__)
 
 
@@ -216,24 +222,46 @@ def _leads_from(ledger: Ledger, seen: Checkpoint) -> bool:
     return True
 
 
+def require_writer_name(name: str) -> None:
+    """Refuse a name that would not stay on its line."""
+    if _NAME.fullmatch(name) is None:
+        raise UsageError("a writer's name is 1 to 64 of a-z, 0-9, dot, dash and underscore")
+
+
 def add_writer(path: Path, name: str, token: str) -> None:
     """Let whoever has `token` add entries; the file holds its digest only. Servers that run learn of it."""
-    if name in _writers(path):
-        raise WriterExistsError(f"there is a writer named {name} already")
-    replace_writer(path, name, token)
+    with _alone(path):
+        writers = _writers(path)
+        if name in writers:
+            raise WriterExistsError(f"there is a writer named {name} already")
+        _put(path, writers | {name: _digest(token)})
 
 
-def replace_writer(path: Path, name: str, token: str) -> None:
-    """Give a writer, who may be new, this token; one that was given before ends."""
-    _put(path, _writers(path) | {name: hashlib.sha256(token.encode()).hexdigest()})
+def replace_writer(path: Path, name: str, token: str) -> str | None:
+    """Give a writer, who may be new, this token; one that was given before ends, and its digest is returned."""
+    with _alone(path):
+        writers = _writers(path)
+        _put(path, writers | {name: _digest(token)})
+        return writers.get(name)
+
+
+def take_back(path: Path, name: str, token: str, before: str | None) -> None:
+    """Undo that `token` was given, which nobody learned of; what others changed since then stays."""
+    with _alone(path):
+        writers = _writers(path)
+        if writers.get(name) != _digest(token):
+            return
+        del writers[name]
+        _put(path, writers if before is None else writers | {name: before})
 
 
 def remove_writer(path: Path, name: str) -> None:
     """Take the right to add away, also from servers that run, within `LOOK_SECONDS`."""
-    writers = _writers(path)
-    if writers.pop(name, None) is None:
-        raise UsageError(f"there is no writer named {name}")
-    _put(path, writers)
+    with _alone(path):
+        writers = _writers(path)
+        if writers.pop(name, None) is None:
+            raise UsageError(f"there is no writer named {name}")
+        _put(path, writers)
 
 
 class Writers:
@@ -260,7 +288,7 @@ class Writers:
         except (HomeDamagedError, OSError) as error:
             raise WritersUnreadableError(str(error)) from error
         # Found by its digest: how long that takes says nothing of any token.
-        return self._names.get(hashlib.sha256(token.encode()).hexdigest())
+        return self._names.get(_digest(token))
 
     def _read(self) -> None:
         stamp = self._stamped()  # before the file: a change in between is seen next time
@@ -275,14 +303,31 @@ class Writers:
         return found.st_ino, found.st_size, found.st_mtime_ns
 
 
+def _digest(token: str) -> str:
+    return hashlib.sha256(token.encode()).hexdigest()
+
+
+@contextmanager
+def _alone(path: Path) -> Iterator[None]:
+    """Change the list while nobody else does: the lock is on a file of the home that is always there."""
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(durable.changing(path.with_name(FILE)))
+        except FileNotFoundError as error:
+            raise HomeDamagedError(f"{path.with_name(FILE)} is missing") from error
+        yield
+
+
 def _put(path: Path, writers: dict[str, str]) -> None:
-    put_whole(path, json.dumps(writers, indent=1, sort_keys=True).encode() + b"\n")
-    path.chmod(0o600)
+    data = json.dumps(writers, indent=1, sort_keys=True).encode() + b"\n"
+    if len(data) > MAX_WRITERS_BYTES:
+        raise UsageError("there are too many writers; remove some first")
+    durable.replace(path, data)
 
 
 def _writers(path: Path) -> dict[str, str]:
     try:
-        writers = json.loads(path.read_bytes())
+        writers = json.loads(_content(path))
     except FileNotFoundError:
         return {}
     except (OSError, ValueError, RecursionError) as error:
@@ -290,3 +335,18 @@ def _writers(path: Path) -> dict[str, str]:
     if not isinstance(writers, dict) or not all(isinstance(digest, str) for digest in writers.values()):
         raise HomeDamagedError(f"{path} is not a list of writers")
     return writers
+
+
+def _content(path: Path) -> bytes:
+    # A pipe or a device must neither keep us waiting nor be woken.
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+    try:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise HomeDamagedError(f"{path} is not a file")
+        with os.fdopen(descriptor, "rb", closefd=False) as file:
+            data = file.read(MAX_WRITERS_BYTES + 1)
+    finally:
+        os.close(descriptor)
+    if len(data) > MAX_WRITERS_BYTES:
+        raise HomeDamagedError(f"{path} is too large to be a list of writers")
+    return data

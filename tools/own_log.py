@@ -168,7 +168,28 @@ class OwnLog:
 
     def writer(self) -> Ledger:
         """Open the ledger for recording; not where it is older than what was acknowledged."""
-        return Ledger.open(self.url, self.sealer(), self.guard())
+        ledger = Ledger.open(self.url, self.sealer(), self.guard())
+        try:
+            self._require_current(ledger)
+        except BaseException:
+            ledger.close()
+            raise
+        return ledger
+
+    def guarded_reader(self) -> Ledger:
+        """Open the ledger for reading, and refuse it where it is older than what was acknowledged."""
+        return Ledger.open_read_only(self.url, self.sealer(), self.guard())
+
+    def _require_current(self, ledger: Ledger) -> None:
+        """Refuse to sign by an older copy of `ledger.json`, which does not know by whom the log was signed since."""
+        if not ledger.size:
+            return
+        known = {key.key_id for key in self.as_saved().keys}
+        for line in Note.parse(ledger.checkpoint().encode()).signatures:
+            if line.name == self.origin and line.key_id not in known:
+                raise HomeDamagedError(
+                    f"{self.home / FILE} is older than the newest checkpoint, which another key signed"
+                )
 
     def reader(self) -> Ledger:
         """Open the ledger for looking things up."""

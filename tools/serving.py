@@ -7,6 +7,8 @@ answer keeps its connection; both are left to what stands in front.
 """
 
 import asyncio
+import logging
+import os
 import resource
 import socket
 import sys
@@ -14,7 +16,7 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from tools.errors import AddressTakenError
+from tools.errors import AddressTakenError, UsageError
 
 if TYPE_CHECKING:
     from uvicorn.protocols.http.h11_impl import H11Protocol
@@ -36,12 +38,7 @@ def serve(app: App, host: str, port: int, tell: Callable[[str], None]) -> None:
     """Listen, say where, and serve; on SIGTERM or SIGINT what was begun is finished first."""
     import uvicorn  # noqa: PLC0415 - only who serves pays for it
 
-    try:
-        family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        listening = socket.create_server((host, port), family=family, backlog=_BACKLOG)
-    except OSError as error:
-        raise AddressTakenError(f"{host} port {port} cannot be used ({error.strerror or error})") from error
-    with listening:
+    with _listening(host, port) as listening:
         # Connections inherit it. Head and body of an answer are two packets: without it the second
         # waits until the client acknowledges the first, 40 ms each time.
         listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -61,7 +58,31 @@ def serve(app: App, host: str, port: int, tell: Callable[[str], None]) -> None:
             timeout_graceful_shutdown=30,
             backlog=_BACKLOG,
         )
+        logging.getLogger("uvicorn.error").addFilter(_of_interest)
         uvicorn.Server(config).run(sockets=[listening])
+
+
+def _listening(host: str, port: int) -> socket.socket:
+    if not host:
+        raise UsageError("--host is empty; 0.0.0.0 listens on every interface, if that is meant")
+    try:
+        host.encode("idna")
+    except UnicodeError as error:
+        raise UsageError(f"{host} is not the name of a host") from error
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host, port), family=family, backlog=_BACKLOG)
+    except OSError as error:
+        # What the resolver says has a negative number.
+        number = error.errno or 0
+        reason = os.strerror(number) if number > 0 else "no address of that name is known"
+        raise AddressTakenError(f"{host} port {port} cannot be used ({reason})") from error
+
+
+def _of_interest(record: logging.LogRecord) -> bool:
+    """Anything but that somebody asked for a WebSocket: there is none, and the advice is not for our users."""
+    said = record.getMessage()
+    return not said.startswith(("Unsupported upgrade request", "No supported WebSocket library"))
 
 
 def _most_connections() -> int:

@@ -40,6 +40,7 @@ class Code(StrEnum):
     HEAD_TIME = "head.time"
     HEAD_FROZEN = "head.frozen"
     HISTORY_FORGOTTEN = "history.forgotten"
+    PROTECTION_DIFFERS = "protection.differs"
 
 
 @dataclass(frozen=True, slots=True)

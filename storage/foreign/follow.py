@@ -11,6 +11,7 @@ import contextlib
 import fcntl
 import hashlib
 import os
+import stat
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -460,8 +461,15 @@ def _locked(path: Path) -> Iterator[None]:
 
 def _read_state(path: Path) -> State | None:
     try:
-        with path.open("rb") as file:
-            data = file.read(MAX_STATE_BYTES + 1)
+        # A pipe or a device must neither keep us waiting nor be woken.
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+        try:
+            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+                raise FollowStateError(f"{path} is not a file.")
+            with os.fdopen(descriptor, "rb", closefd=False) as file:
+                data = file.read(MAX_STATE_BYTES + 1)
+        finally:
+            os.close(descriptor)
     except FileNotFoundError:
         return None
     except OSError as error:

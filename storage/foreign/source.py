@@ -4,7 +4,8 @@ An effect, and nothing but one: what comes back is bounded in size and time, and
 otherwise whatever the other side chose to send. `storage.foreign.follow` shows whether it
 leads to a signed checkpoint. No redirect is followed, no proxy asked and no cookie
 kept, so no other machine is reached than the one in the URL. Not bounded in time:
-the system's look-up of the host's name.
+the system's look-up of the host's name, and how many addresses it has. A line too slow
+for a file within one attempt cannot be told from a log that drips.
 """
 
 import contextlib
@@ -32,6 +33,9 @@ MAX_BUNDLE_BYTES: Final = TILE_WIDTH * (2 + MAX_ENTRY_BYTES)
 ATTEMPTS: Final = 4
 MAX_WAIT: Final = 60.0
 """The longest pause, in seconds, that a log may ask for between two attempts."""
+ATTEMPT_SECONDS: Final = 10.0
+FILE_SECONDS: Final = 30.0
+"""How long one file is asked for, all attempts together; the pauses have a limit of their own, `MAX_WAIT`."""
 
 _AGAIN = frozenset({429, 500, 502, 503, 504})
 _MISSING = frozenset({404, 410})
@@ -141,12 +145,18 @@ class FolderSource:
 class HttpSource:
     """A log behind a URL, asked over one connection that is kept open. Not for several threads.
 
-    `seconds` bounds each attempt, however slowly the bytes trickle in. A log that says it is busy, or
-    breaks off, is asked `ATTEMPTS` times in all, with the pauses it asks for up to `MAX_WAIT`.
+    `seconds` bounds each attempt, however slowly the bytes trickle in, and `in_all` the attempts for one
+    file together. A log that says it is busy, or breaks off, is asked `ATTEMPTS` times at most, with the
+    pauses it asks for up to `MAX_WAIT` in sum.
     """
 
     def __init__(
-        self, url: str, *, seconds: float = 30.0, sleep: Callable[[float], object] = time.sleep
+        self,
+        url: str,
+        *,
+        seconds: float = ATTEMPT_SECONDS,
+        in_all: float = FILE_SECONDS,
+        sleep: Callable[[float], object] = time.sleep,
     ) -> None:
         try:
             parts = urlsplit(url)
@@ -172,6 +182,7 @@ class HttpSource:
         self._host = host
         self._prefix = parts.path.rstrip("/")
         self._seconds = seconds
+        self._in_all = in_all
         self._sleep = sleep
 
     def __enter__(self) -> Self:
@@ -199,17 +210,24 @@ class HttpSource:
         return self._get(bundle_path(number, width), MAX_BUNDLE_BYTES)
 
     def _get(self, name: str, limit: int) -> bytes:
-        pause, fault = _FIRST_WAIT, ""
+        pause, fault, asked, waited = _FIRST_WAIT, "", 0.0, 0.0
         for attempt in range(ATTEMPTS):
             if attempt:
+                if asked >= self._in_all:
+                    raise SourceUnreachableError(
+                        f"{self._host} {fault}, and not within {self._in_all:g} s in all,"
+                        f" when asked for {name}."
+                    )
                 self._sleep(pause)
+                waited += pause
                 pause = _FIRST_WAIT * 2**attempt
             reused = self._connection.sock is not None
+            began = time.monotonic()
             try:
-                return self._ask(name, limit)
+                return self._ask(name, limit, min(self._seconds, self._in_all - asked))
             except _Busy as busy:
                 fault = f"answered with the HTTP status {busy.status}"
-                if busy.wait is not None and busy.wait > MAX_WAIT:
+                if busy.wait is not None and waited + busy.wait > MAX_WAIT:
                     raise SourceUnreachableError(
                         f"{self._host} wants to be asked for {name} again only after {busy.wait:.0f} s."
                     ) from None
@@ -223,12 +241,17 @@ class HttpSource:
             except (OSError, http.client.HTTPException):
                 fault = "could not be reached, or broke off"
                 pause = 0.0 if reused else pause  # it may only have closed a connection that lay idle
+            finally:
+                asked += time.monotonic() - began
         raise SourceUnreachableError(f"{self._host} {fault}, {ATTEMPTS} times, when asked for {name}.")
 
-    def _ask(self, name: str, limit: int) -> bytes:
+    def _ask(self, name: str, limit: int, seconds: float) -> bytes:
         late = threading.Event()
+        begun = time.monotonic()
+        connected = self._connect(seconds)
         # Each read has a time-out of its own; this is for one who sends a byte now and then.
-        watch = threading.Timer(self._seconds, self._abandon, (late,))
+        left = max(0.0, seconds - (time.monotonic() - begun))
+        watch = threading.Timer(left, _abandon, (connected, late))
         watch.daemon = True
         watch.start()
         kept = False
@@ -241,8 +264,8 @@ class HttpSource:
             with self._connection.getresponse() as response:
                 data = self._read(response, name, limit)
             kept = True
-        except (OSError, http.client.HTTPException) as error:
-            if late.is_set():
+        except (OSError, http.client.HTTPException, SourceAnswerError) as error:
+            if late.is_set():  # what was cut short by us may look like anything
                 raise TimeoutError from error
             raise
         finally:
@@ -279,13 +302,25 @@ class HttpSource:
         except _GzipError as error:
             raise SourceAnswerError(f"{self._host} sent {name} {error}.") from error
 
-    def _abandon(self, late: threading.Event) -> None:
-        late.set()
-        connected = self._connection.sock
-        if connected is not None:
-            with contextlib.suppress(OSError):
-                # Past any TLS: whoever trickles would not answer its farewell either.
-                socket.socket.shutdown(connected, socket.SHUT_RDWR)
+    def _connect(self, seconds: float) -> socket.socket:
+        """The socket itself: the connection forgets it as soon as an answer says that it is the last one."""
+        self._connection.timeout = seconds
+        if self._connection.sock is None:
+            try:
+                self._connection.connect()
+            except BaseException:
+                self._connection.close()
+                raise
+        connected: socket.socket = self._connection.sock
+        connected.settimeout(seconds)
+        return connected
+
+
+def _abandon(connected: socket.socket, late: threading.Event) -> None:
+    late.set()
+    with contextlib.suppress(OSError):
+        # Past any TLS: whoever trickles would not answer its farewell either.
+        socket.socket.shutdown(connected, socket.SHUT_RDWR)
 
 
 class _Busy(Exception):  # noqa: N818 - caught a few lines above, and never leaves this module

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
@@ -133,11 +134,14 @@ def tampered(url: str, *statements: str) -> None:
     """Do what only the owner of the database can; each statement as SQLite would have it."""
     if url.startswith("sqlite"):
         with closing(sqlite3.connect(url.removeprefix("sqlite:///"))) as connection:
-            triggers = connection.execute("SELECT name FROM sqlite_master WHERE type = 'trigger'").fetchall()
-            for (name,) in triggers:
+            guards = "SELECT name, sql FROM sqlite_master WHERE type = 'trigger'"
+            triggers = connection.execute(guards).fetchall()
+            for name, _ in triggers:
                 connection.execute(f"DROP TRIGGER {name}")
             for statement in statements:
                 connection.execute(statement)
+            for _, made in triggers:  # as one would who wants it to stay unseen
+                connection.execute(made)
             connection.commit()
         return
     engine = database.open_owner(url)
@@ -147,6 +151,8 @@ def tampered(url: str, *statements: str) -> None:
         for statement in statements:
             zeros = re.sub(r"zeroblob\((\d+)\)", r"decode(repeat('00', \1), 'hex')", statement)
             connection.exec_driver_sql(re.sub(r"\bx'([0-9a-f]*)'", r"decode('\1', 'hex')", zeros))
+        if set(tables.metadata.tables) <= set(sa.inspect(connection).get_table_names()):
+            database.protect(connection)  # as one would who wants it to stay unseen
     engine.dispose()
 
 

@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from authn.sealing import seal, unseal
+from storage import database
 from storage.audit import MAX_FINDINGS, AuditReport, AuditState, Code, Means, audit
 from storage.auditing.terms import Term
 from storage.checkpoint import Checkpoint, open_checkpoint
@@ -355,6 +356,34 @@ def test_what_follows_from_a_flaw_is_reported_after_it(whole, means, tamper) -> 
         Code.SECRET_ORPHAN,
         Code.SUBMISSION_EXTRA,
     } <= set(codes)
+
+
+def test_a_protection_that_was_taken_away_or_turned_round_is_named(
+    create, url, means, log, make_record
+) -> None:
+    """The flaw it would catch: without its triggers the database forgets whatever it is told to."""
+    with create(url) as ledger:
+        ledger.append([make_record(0)], AT, log.sign)
+    engine = database.open_owner(url)
+    with database.transaction(engine) as connection:
+        database.unprotect(connection)
+    assert {each.code for each in audit(url, means).findings} == {Code.PROTECTION_DIFFERS}
+    with database.transaction(engine) as connection:
+        database.protect(connection)
+    assert audit(url, means).findings == ()
+    if url.startswith("sqlite"):
+        evil = "CREATE TRIGGER evil AFTER INSERT ON entry BEGIN DELETE FROM secret; END"
+    else:
+        evil = (
+            "CREATE FUNCTION evil() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END';"
+            " CREATE TRIGGER evil AFTER INSERT ON entry EXECUTE FUNCTION evil()"
+        )
+    with database.transaction(engine) as connection:
+        connection.exec_driver_sql(evil)
+    engine.dispose()
+    assert [(each.code, "evil" in each.explanation) for each in audit(url, means).findings] == [
+        (Code.PROTECTION_DIFFERS, True)
+    ]
 
 
 def test_every_code_is_produced_above() -> None:

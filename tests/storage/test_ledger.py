@@ -26,6 +26,7 @@ from storage.errors import (
     DiskFullError,
     EmptyLedgerError,
     ErasedEntryError,
+    ErasureUnfinishedError,
     LedgerBusyError,
     LedgerDamagedError,
     LedgerForeignError,
@@ -40,7 +41,7 @@ from storage.errors import (
 )
 from storage.growth import WAIT_SECONDS
 from storage.guard import Guard, RolledBackError
-from storage.keyring import Keyring, Sealer
+from storage.keyring import Keyring, KeyringOtherError, Sealer
 from storage.ledger import Ledger
 from storage.merkle import leaf_hash, verify_consistency, verify_inclusion
 from storage.note import Algorithm, Note, VerifierKey
@@ -392,6 +393,24 @@ def test_a_database_put_back_under_a_running_writer_is_noticed(
         assert ledger.size == 10
 
 
+def test_an_erasure_that_could_not_be_recorded_says_what_is_gone(
+    create, url, sealer, log, make_record
+) -> None:
+    """The flaw it would catch: "the disk is full" alone, as if nothing had happened."""
+    with create(url) as ledger:
+        ledger.append([make_record(0), make_record(1)], AT, log.sign)
+
+    def full(_: sa.Connection) -> None:
+        raise DiskFullError("There is no room.")
+
+    with Ledger.open(url, sealer) as ledger:
+        sa.event.listen(ledger._writing, "commit", full)
+        with pytest.raises(ErasureUnfinishedError, match="destroyed"):
+            ledger.erase(0, SALT, AT, log.sign)
+    with Ledger.open(url, sealer) as ledger:
+        assert ledger.erase(0, SALT, AT, log.sign) == 2
+
+
 def test_what_the_guard_was_not_told_is_recorded_and_said_so(
     create, url, sealer, log, make_record, tmp_path
 ) -> None:
@@ -586,11 +605,9 @@ def test_without_the_keys_everything_is_proved_and_nothing_is_shown(
 def test_the_keys_of_another_ledger_open_nothing(ledger, url, log, make_record, tmp_path: Path) -> None:
     ledger.append([make_record(0)], AT, log.sign)
     other = Sealer(Keyring.create(tmp_path / "other", bytes(32)), seal, unseal)
-    with Ledger.open(url, other) as wrong:
-        assert wrong.find("claim", make_record(0).lookups[0].digest) == ()
-        for asked in (wrong.payload, wrong.prove):
-            with pytest.raises(LedgerDamagedError):
-                asked(0)
+    for opened in (Ledger.open, Ledger.open_read_only):
+        with pytest.raises(KeyringOtherError):
+            opened(url, other)
 
 
 def stolen(folder: Path, since: float) -> bytes:
@@ -613,7 +630,8 @@ def test_a_stolen_database_tells_nothing_of_what_is_in_it(
     ledger.erase(7, SALT, AT, log.sign)
     postgresql = url.startswith("postgresql")
     content = stolen(request.getfixturevalue("server").data if postgresql else tmp_path, begun)
-    assert ledger.entry(5).body in content, "we looked in the wrong place"
+    # Some of them whole: the pages of a log of writes may cut one in two.
+    assert any(ledger.entry(index).body in content for index in range(20)), "we looked in the wrong place"
     for number in numbers[::60]:
         record = make_record(number)
         (lookup,) = record.lookups

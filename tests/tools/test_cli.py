@@ -818,3 +818,21 @@ def test_a_killed_batch_goes_on_and_answers_every_file_once(
     }
     again = lightseal(*arguments, home=home)
     assert "300 answered earlier, 0 now" in again.stdout
+
+
+@pytest.mark.parametrize("command", [["--version"], ["init"], ["ledger", "checkpoint"]])
+def test_without_a_standard_output_nothing_is_done_and_that_is_said(
+    command: list[str], environment: dict[str, str], tmp_path: Path
+) -> None:
+    program = f'exec "{sys.executable}" -c "from tools.cli import main; main()" --home "$0" "$@" >&-'
+    done = subprocess.run(
+        ["/bin/sh", "-c", program, tmp_path / "home", *command],
+        env=environment,
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert "/dev/null" in refusal(done, "system-refused")
+    nothing_left(tmp_path)

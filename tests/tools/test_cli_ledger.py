@@ -286,7 +286,7 @@ class TestBackups:
         made = command("ledger", "backup", kept, home=place)
         assert made.status == 0, made.err
         require_error(command("ledger", "backup", kept, home=place), "backup-exists")
-        require_error(command("ledger", "restore", kept, home=place), "ledger-foreign")
+        require_error(command("ledger", "restore", kept, home=place), "ledger-exists")
         for path in place.glob("ledger.db*"):
             path.unlink()
         require_error(command("ledger", "checkpoint", home=place), "ledger-missing")
@@ -519,3 +519,20 @@ def test_a_guard_is_made_where_it_was_asked_for(command: Command, tmp_path: Path
     said = command("init", "--guard", tmp_path / "far.guard", home=tmp_path / "home")
     require_error(said, "guard-exists")
     assert not (tmp_path / "home").exists()
+
+
+def test_a_writer_whose_name_is_refused_is_called_a_writer(command: Command, home: Home) -> None:
+    said = command("ledger", "writer", "a b", home=home.path)
+    require_error(said, "usage", 2)
+    assert "a writer's name is" in said.err
+    assert "run" not in said.err.splitlines()[0]
+
+
+def test_a_reason_that_is_not_utf_8_is_a_usage_error_and_freezes_nothing(
+    command: Command, fresh_home: Home
+) -> None:
+    said = command("ledger", "freeze", "--reason", os.fsdecode(b"\xff\xfe"), "--yes", home=fresh_home.path)
+    require_error(said, "usage", 2)
+    assert "not UTF-8" in said.err
+    with fresh_home.ledger_to_read() as held:
+        assert not held.frozen

@@ -19,7 +19,7 @@ from storage.backup.write import BackupExistsError, line
 from storage.cosignature import cosign, sign_as_log
 from storage.entry import Kind
 from storage.errors import (
-    LedgerForeignError,
+    LedgerExistsError,
     LedgerFrozenError,
     LedgerMissingError,
     NotWitnessedError,
@@ -312,7 +312,7 @@ def test_it_never_replaces_a_ledger(fresh_home: Home, tmp_path: Path) -> None:
     back_up(fresh_home, tmp_path / "kept.backup")
     record(fresh_home, "more")
     before = (fresh_home.path / "ledger.db").read_bytes()
-    with pytest.raises(LedgerForeignError):
+    with pytest.raises(LedgerExistsError):
         put_back(fresh_home, tmp_path / "kept.backup")
     assert (fresh_home.path / "ledger.db").read_bytes() == before
 

@@ -25,6 +25,7 @@ from tools.errors import HomeDamagedError, UsageError
 from tools.home import Home, create_home
 from tools.log_server import (
     LOOK_SECONDS,
+    MAX_WRITERS_BYTES,
     WRITERS,
     WriterExistsError,
     Writers,
@@ -33,6 +34,7 @@ from tools.log_server import (
     remove_writer,
     replace_writer,
     require_not_behind,
+    take_back,
     witness_once,
 )
 from tools.published import counts
@@ -183,8 +185,14 @@ def test_a_writer_that_was_removed_adds_no_more(fresh_home: Home, lightseal: Com
         assert ask(url, "/add", submission("by who is gone"), gone.stdout.strip()).status == 401
 
 
-def test_the_list_of_writers_keeps_who_is_not_meant(tmp_path: Path) -> None:
-    rights = tmp_path / WRITERS
+@pytest.fixture
+def rights(tmp_path: Path) -> Path:
+    """Where the list of writers is, beside the file that is locked while it changes."""
+    (tmp_path / "ledger.json").write_bytes(b"{}")
+    return tmp_path / WRITERS
+
+
+def test_the_list_of_writers_keeps_who_is_not_meant(rights: Path) -> None:
     for name in ("a", "b", "c"):
         add_writer(rights, name, f"token {name}")
     with pytest.raises(UsageError):
@@ -195,19 +203,125 @@ def test_the_list_of_writers_keeps_who_is_not_meant(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", [b"", b"[]", b"{", b'{"desk": 7}', b"\xff", b"[" * 100_000])
-def test_a_damaged_list_of_writers_lets_nobody_in(tmp_path: Path, content: bytes) -> None:
-    (tmp_path / WRITERS).write_bytes(content)
+def test_a_damaged_list_of_writers_lets_nobody_in(rights: Path, content: bytes) -> None:
+    rights.write_bytes(content)
     with pytest.raises(HomeDamagedError):
-        add_writer(tmp_path / WRITERS, "desk", "token")
-    assert (tmp_path / WRITERS).read_bytes() == content
+        add_writer(rights, "desk", "token")
+    assert rights.read_bytes() == content
+
+
+def test_a_list_of_writers_that_is_no_file_or_too_large_does_not_hold_us_up(rights: Path) -> None:
+    def require_refused() -> None:
+        with pytest.raises(HomeDamagedError):
+            add_writer(rights, "desk", "token")
+        with pytest.raises(HomeDamagedError):
+            Writers(rights)
+        rights.unlink()
+
+    os.mkfifo(rights)
+    require_refused()
+    rights.symlink_to("/dev/zero")
+    require_refused()
+    with rights.open("wb") as huge:
+        huge.truncate(3 << 30)
+    require_refused()
+
+
+def test_no_list_of_writers_is_written_that_could_not_be_read(rights: Path) -> None:
+    rights.write_text(json.dumps({"a": "0" * (MAX_WRITERS_BYTES - 20)}))
+    before = rights.stat()
+    with pytest.raises(UsageError, match="too many"):
+        add_writer(rights, "desk", "token")
+    assert rights.stat() == before
+
+
+def test_changes_to_the_list_of_writers_that_overlap_are_all_kept(rights: Path) -> None:
+    program = (
+        "import sys; from pathlib import Path; from tools.log_server import add_writer, remove_writer\n"
+        "path, who = Path(sys.argv[1]), sys.argv[2]\n"
+        "sys.stdin.read()\n"
+        "for n in range(15): add_writer(path, f'{who}-{n}', f'token {who} {n}')\n"
+        "for n in range(0, 15, 2): remove_writer(path, f'{who}-{n}')\n"
+    )
+    at_work = [
+        subprocess.Popen([sys.executable, "-c", program, rights, who], stdin=subprocess.PIPE, cwd=ROOT)
+        for who in "abc"
+    ]
+    for process in at_work:  # all have begun, and wait
+        assert process.stdin is not None
+        process.stdin.close()
+    assert [process.wait(60) for process in at_work] == [0, 0, 0]
+    kept = sorted(json.loads(rights.read_bytes()))
+    assert kept == sorted(f"{who}-{number}" for who in "abc" for number in range(1, 15, 2))
+
+
+def test_a_token_that_was_taken_back_leaves_what_was_before(rights: Path) -> None:
+    add_writer(rights, "desk", "first")
+    before = rights.read_bytes()
+    take_back(rights, "desk", "second", replace_writer(rights, "desk", "second"))
+    assert rights.read_bytes() == before
+    add_writer(rights, "new", "unseen")
+    take_back(rights, "new", "unseen", None)
+    assert rights.read_bytes() == before
+    # What somebody else did since then is not undone.
+    took = replace_writer(rights, "desk", "second")
+    replace_writer(rights, "desk", "third")
+    take_back(rights, "desk", "second", took)
+    assert Writers(rights).named("third") == "desk"
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no device that is always full")
+def test_a_token_that_could_not_be_shown_counts_nowhere(fresh_home: Home, lightseal: Command) -> None:
+    rights = fresh_home.path / WRITERS
+
+    def unseen(*arguments: str) -> None:
+        with Path("/dev/full").open("w") as full:
+            said = lightseal(
+                "ledger",
+                "writer",
+                *arguments,
+                home=fresh_home,
+                capture_output=False,
+                stdout=full,
+                stderr=subprocess.PIPE,
+            )
+        assert said.returncode != 0
+        assert said.stderr.startswith("error[disk-full]: "), said.stderr
+        assert "Traceback" not in said.stderr
+
+    unseen("desk")
+    assert json.loads(rights.read_bytes()) == {}
+    first = lightseal("ledger", "writer", "desk", home=fresh_home)
+    assert first.returncode == 0, first.stderr
+    before = rights.read_bytes()
+    unseen("desk", "--replace")
+    assert rights.read_bytes() == before
+    assert Writers(rights).named(first.stdout.strip()) == "desk"
 
 
 def test_a_port_that_is_taken_is_said(served: Served, lightseal: Command) -> None:
     port = urlsplit(served.url).port
     said = lightseal("ledger", "serve", "--port", port, home=served.home)
     assert said.returncode == 1
-    assert "error[address-unusable]: 127.0.0.1 port " in said.stderr
+    taken = f"error[address-unusable]: 127.0.0.1 port {port} cannot be used (Address already in use)"
+    assert said.stderr.splitlines()[0] == taken
     assert len(said.stderr.splitlines()) == 2
+
+
+def test_who_asks_for_a_websocket_is_answered_and_nothing_is_logged(home: Home) -> None:
+    with running("--home", home.path, "ledger", "serve") as (url, process):
+        parts = urlsplit(url)
+        for protocol in (b"websocket", b"h2c"):
+            with socket.create_connection((parts.hostname, parts.port), timeout=30) as connection:
+                connection.sendall(
+                    b"GET /checkpoint HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: "
+                    + protocol
+                    + b"\r\n\r\n"
+                )
+                assert connection.recv(12) == b"HTTP/1.1 200"
+        process.terminate()
+        _, complaint = process.communicate(timeout=60)
+    assert complaint == ""
 
 
 def test_it_ends_at_a_signal_without_a_trace(home: Home) -> None:
@@ -246,8 +360,7 @@ def test_a_writer_that_is_removed_or_replaced_is_kept_out_by_a_server_that_runs(
         assert added("with no list", "token of desk") == 401
 
 
-def test_a_second_writer_of_one_name_does_not_silently_end_the_first(tmp_path: Path) -> None:
-    rights = tmp_path / WRITERS
+def test_a_second_writer_of_one_name_does_not_silently_end_the_first(rights: Path) -> None:
     add_writer(rights, "desk", "first")
     before = rights.read_bytes()
     with pytest.raises(WriterExistsError):

@@ -9,7 +9,8 @@ from contextlib import ExitStack, contextmanager
 import pytest
 import uvicorn
 
-from tools.serving import impatient
+from tools.errors import AddressTakenError, UsageError
+from tools.serving import impatient, serve
 
 REQUEST = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
 
@@ -39,6 +40,24 @@ def served(most: int, head_seconds: float) -> Iterator[int]:
         thread.join(20)
         listening.close()
         assert not thread.is_alive()
+
+
+@pytest.mark.parametrize("host", ["", "ü..x", "a..b", "x" * 70, "\udcff"])
+def test_what_is_no_host_is_refused_before_anything_listens(host: str) -> None:
+    told: list[str] = []
+    with pytest.raises(UsageError):
+        serve(application, host, 0, told.append)
+    assert told == []
+
+
+@pytest.mark.parametrize(
+    ("host", "why"), [("127.0.0.1", "Address already in use"), ("::1%nowhere", "no address")]
+)
+def test_why_an_address_cannot_be_used_is_said_in_a_few_words(host: str, why: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(AddressTakenError) as refused:
+        serve(application, host, taken.getsockname()[1], lambda _: None)
+    assert f"cannot be used ({why}" in str(refused.value)
+    assert "attempting" not in str(refused.value)
 
 
 def connected(port: int) -> socket.socket:

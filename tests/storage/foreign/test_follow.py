@@ -569,6 +569,19 @@ def test_a_state_in_a_place_that_cannot_be_used_is_an_error(log, tmp_path: Path)
         consumed(Follower(source, opener(log), tmp_path / "folder").advance())
 
 
+def test_a_pipe_or_a_device_as_the_state_does_not_hold_us_up(log, tmp_path: Path) -> None:
+    source = Served(log, numbered(1))
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "endless").symlink_to("/dev/zero")
+    for name in ("pipe", "endless"):
+        with pytest.raises(FollowStateError, match="is not a file"):
+            consumed(Follower(source, opener(log), tmp_path / name).advance())
+    with (tmp_path / "huge").open("wb") as huge:
+        huge.truncate(3 << 30)
+    with pytest.raises(MalformedStateError):
+        consumed(Follower(source, opener(log), tmp_path / "huge").advance())
+
+
 @given(st.integers(0, 1 << 62), st.binary(max_size=30))
 def test_a_state_is_read_as_it_was_written(size: int, seed: bytes) -> None:
     frontier = tuple(hashlib.sha256(seed + bytes([n])).digest() for n in range(size.bit_count()))

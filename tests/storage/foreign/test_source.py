@@ -23,7 +23,9 @@ from hypothesis import strategies as st
 
 from storage.errors import Error
 from storage.foreign.source import (
+    ATTEMPT_SECONDS,
     ATTEMPTS,
+    FILE_SECONDS,
     MAX_BUNDLE_BYTES,
     MAX_CHECKPOINT_BYTES,
     MAX_WAIT,
@@ -135,6 +137,32 @@ def trickles_headers(handler: Handler) -> None:
         time.sleep(0.02)
 
 
+def trickles_to_the_end(handler: Handler) -> None:
+    """A body without a length, after which the connection ends: the client has let go of its socket."""
+    handler.wfile.write(b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n")
+    for _ in range(1000):
+        handler.wfile.write(b".")
+        time.sleep(0.02)
+
+
+def trickles_header_lines(handler: Handler) -> None:
+    handler.wfile.write(b"HTTP/1.1 200 OK\r\n")
+    for number in range(90):
+        handler.wfile.write(b"X-%d: y\r\n" % number)
+        time.sleep(0.05)
+
+
+def goes_on_with_continue(handler: Handler) -> None:
+    for _ in range(1000):
+        handler.wfile.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        time.sleep(0.02)
+
+
+def floods_with_continue(handler: Handler) -> None:
+    while True:
+        handler.wfile.write(b"HTTP/1.1 100 Continue\r\n\r\n" * 1000)
+
+
 def asking(server: Server, pauses: list[float], seconds: float = 5.0) -> HttpSource:
     return HttpSource(server.url, seconds=seconds, sleep=pauses.append)
 
@@ -235,13 +263,50 @@ def test_an_answer_that_breaks_off_is_asked_for_again(fault: Answer) -> None:
             source.checkpoint()
 
 
-@pytest.mark.parametrize("fault", [trickles, trickles_headers])
+@pytest.mark.parametrize(
+    "fault",
+    [
+        trickles,
+        trickles_headers,
+        trickles_header_lines,
+        trickles_to_the_end,
+        goes_on_with_continue,
+        floods_with_continue,
+    ],
+)
 def test_a_log_that_trickles_is_not_waited_for(fault: Answer) -> None:
     with serving(fault) as server, asking(server, [], seconds=0.2) as source:
         start = time.monotonic()
         with pytest.raises(SourceUnreachableError, match=r"within 0\.2 s"):
             source.checkpoint()
         assert time.monotonic() - start < ATTEMPTS * 0.2 + 2
+
+
+@pytest.mark.parametrize("fault", [trickles_header_lines, trickles_to_the_end, goes_on_with_continue])
+def test_one_file_has_one_limit_for_all_attempts(fault: Answer) -> None:
+    with serving(fault) as server:
+        with HttpSource(server.url, seconds=0.4, in_all=0.6, sleep=lambda _: None) as source:
+            start = time.monotonic()
+            with pytest.raises(SourceUnreachableError, match=r"not within 0\.6 s in all"):
+                source.checkpoint()
+            assert 0.5 < time.monotonic() - start < 1.4
+        assert len(server.asked) == 2
+
+
+def test_the_limits_that_nobody_chose_are_seconds_and_not_minutes() -> None:
+    assert ATTEMPT_SECONDS <= 10
+    assert FILE_SECONDS <= 30
+
+
+def test_the_pauses_of_one_file_have_one_limit() -> None:
+    pauses: list[float] = []
+    with (
+        serving(says(b"", 429, Retry_After="40")) as server,
+        asking(server, pauses) as source,
+        pytest.raises(SourceUnreachableError, match="only after 40 s"),
+    ):
+        source.checkpoint()
+    assert pauses == [40]
 
 
 def test_a_silent_log_is_not_waited_for() -> None:
