@@ -245,4 +245,7 @@ def _path(url: str) -> Path:
     scheme, slashes, path = url.partition("///")
     if scheme != "sqlite:" or not slashes or not path or path == ":memory:":
         raise LedgerAddressError("The ledger's address is not of the form sqlite:///path.")
-    return Path(path)
+    place = Path(path)
+    if place.exists() and not place.is_file():  # SQLite would wait for a pipe
+        raise LedgerAddressError(f"{place} is not a file.")
+    return place

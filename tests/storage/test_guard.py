@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from storage.checkpoint import Checkpoint, open_checkpoint
-from storage.errors import DiskFullError, MalformedError, MalformedNoteError, NoteSignatureError
+from storage.errors import DiskFullError, LedgerError, MalformedError, MalformedNoteError, NoteSignatureError
 from storage.guard import (
     KEPT,
     MAX_NOTE_BYTES,
@@ -28,7 +28,7 @@ from storage.guard import (
     GuardMissingError,
     RolledBackError,
 )
-from storage.merkle import leaf_hash, node_hash
+from storage.merkle import EMPTY_ROOT, leaf_hash, node_hash
 
 on_disk = settings(max_examples=60, deadline=None)
 ORIGIN = "log.example"
@@ -392,3 +392,18 @@ def test_every_error_has_its_own_code_and_remedy() -> None:
     errors = [GuardError, RolledBackError, *GuardError.__subclasses__()]
     assert len({error.code for error in errors}) == len(errors)
     assert len({error.remedy for error in errors}) == len(errors)
+
+
+@pytest.mark.parametrize("place", ["pipe", "loop", "huge"])
+def test_what_is_no_guard_is_neither_waited_for_nor_read(tmp_path: Path, place: str) -> None:
+    path = tmp_path / "guard"
+    if place == "pipe":
+        os.mkfifo(path)
+    elif place == "loop":
+        path.symlink_to("guard")
+    else:
+        path.touch(mode=0o600)
+        os.truncate(path, 3 << 30)
+    with pytest.raises(LedgerError) as refused:
+        Guard.open(path, "log.example", lambda note: Checkpoint("log.example", 0, EMPTY_ROOT))
+    assert refused.value.remedy

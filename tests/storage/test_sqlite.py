@@ -198,3 +198,10 @@ def test_who_may_not_lock_a_ledger_in_use_is_told_and_reads_no_mixture(path, tmp
     with unprivileged(), pytest.raises(ReadOnlyError, match="may be changed while it is read"):
         Ledger.open_read_only(f"sqlite:///{copy}")
     folder.chmod(0o755)
+
+
+def test_a_pipe_in_the_place_of_a_ledger_is_not_waited_for(create, sqlite_url, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "ledger.db")
+    for opened in (Ledger.open, Ledger.open_read_only, create):
+        with pytest.raises(LedgerMissingError, match="not a file"):
+            opened(sqlite_url)

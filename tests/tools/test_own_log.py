@@ -15,6 +15,7 @@ from storage.checkpoint import Checkpoint, open_checkpoint
 from storage.entry import Kind
 from storage.errors import LedgerFrozenError, NoteSignatureError
 from storage.guard import RolledBackError
+from storage.keyring import KeyringOtherError
 from storage.note import Algorithm, VerifierKey
 from tools import postgres
 from tools.errors import HomeDamagedError, RotationError
@@ -386,3 +387,37 @@ class TestOnPostgres:
         assert home.devices() == ()
         home.enrol("cam", "Test Camera", now())
         require_sound(home)
+
+
+class TestPartsOfAnother:
+    """Parts put back from an older copy, or from another home: each belongs to one state of one log."""
+
+    def test_the_keyring_of_another_home_neither_seals_nor_erases(
+        self, fresh_home: Home, tmp_path: Path
+    ) -> None:
+        """The flaw it would catch: payloads sealed under keys that leave with the wrong file."""
+        other = create_home(tmp_path / "other", "Other", "http://localhost:1/ocsp/", now())
+        mine = fresh_home.own.keyring_path.read_bytes()
+        fresh_home.own.keyring_path.write_bytes(other.own.keyring_path.read_bytes())
+        for attempt in (
+            lambda: record(fresh_home.own, "lost"),
+            lambda: fresh_home.own.erase(5, now()),
+            lambda: fresh_home.own.reader(),
+        ):
+            with pytest.raises(KeyringOtherError):
+                attempt()
+        fresh_home.own.keyring_path.write_bytes(mine)
+        require_sound(fresh_home)
+
+    def test_an_older_list_of_keys_does_not_sign(self, fresh_home: Home) -> None:
+        """The flaw it would catch: a retired key that signs alone, since a copy of ledger.json says so."""
+        files = {name: (fresh_home.path / name).read_bytes() for name in ("ledger.json", "log.vkey")}
+        fresh_home.own.begin_rotation(now())
+        record(reopened(fresh_home), "both sign")
+        reopened(fresh_home).end_rotation(now())
+        for name, content in files.items():
+            (fresh_home.path / name).write_bytes(content)
+        size = reopened(fresh_home).audit().size
+        with pytest.raises((HomeDamagedError, storage.errors.Error)):
+            record(reopened(fresh_home), "by the old key")
+        assert reopened(fresh_home).audit().size == size
