@@ -405,5 +405,5 @@ def test_what_is_no_guard_is_neither_waited_for_nor_read(tmp_path: Path, place: 
         path.touch(mode=0o600)
         os.truncate(path, 3 << 30)
     with pytest.raises(LedgerError) as refused:
-        Guard.open(path, "log.example", lambda note: Checkpoint("log.example", 0, EMPTY_ROOT))
+        Guard.open(path, "log.example", lambda _: Checkpoint("log.example", 0, EMPTY_ROOT))
     assert refused.value.remedy

@@ -402,7 +402,7 @@ class TestPartsOfAnother:
         for attempt in (
             lambda: record(fresh_home.own, "lost"),
             lambda: fresh_home.own.erase(5, now()),
-            lambda: fresh_home.own.reader(),
+            fresh_home.own.reader,
         ):
             with pytest.raises(KeyringOtherError):
                 attempt()
