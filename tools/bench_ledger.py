@@ -410,8 +410,8 @@ class _Site:
         limits = ["--clients", f"{clients}", "--seconds", f"{duration}", "--rate", f"{rate}"]
         about = ["--seed", secrets.token_hex(8), "--acknowledged", str(heard)]
         done = subprocess.run(  # noqa: S603 -- our own interpreter and program
-            [*_python("tools.load"), self.url, "--token", self.token, *limits, *about],
-            stdin=subprocess.DEVNULL,
+            [*_python("tools.load"), self.url, *limits, *about],
+            input=f"{self.token}\n",
             capture_output=True,
             text=True,
             check=False,

@@ -1,12 +1,13 @@
 """Load a log with additions over loopback, and write down what it acknowledged.
 
-    python3 -m tools.load http://127.0.0.1:8080 --token TOKEN --seconds 60 --acknowledged acks.txt
-    python3 -m tools.load http://127.0.0.1:8080 --token TOKEN --seconds 60 --clients 5000 --rate 20000
+    python3 -m tools.load http://127.0.0.1:8080 --seconds 60 --acknowledged acks.txt < token
+    python3 -m tools.load http://127.0.0.1:8080 --seconds 60 --clients 5000 --rate 20000 < token
 
 Closed loop by default: each client sends its next record when the last one is answered. With
 --rate, records fall due at that rate and idle clients take them in turn, each over a connection
 of its own; the loop is open as long as one is idle. Every record is different, as large as that
-of a signature, and derived from --seed. A client whose connection breaks sends the same record
+of a signature, and derived from --seed. The writer's token is read from standard
+input, for arguments can be read by others. A client whose connection breaks sends the same record
 again until the time is over. Prints one JSON object; latencies are in milliseconds, from the
 sending of a request to its answer. Each line of the acknowledged file is an index and a
 commitment in hex.
@@ -189,7 +190,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Load, and print what came back; status 1 where an answer was about something else."""
     parser = argparse.ArgumentParser(prog="load", description="Load a log with additions over loopback.")
     parser.add_argument("url")
-    parser.add_argument("--token", required=True)
     parser.add_argument("--clients", type=int, default=64)
     parser.add_argument("--seconds", type=float, default=10)
     parser.add_argument("--count", type=int, default=MAX_ADDS)
@@ -197,6 +197,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--seed", default="load")
     parser.add_argument("--acknowledged", type=Path)
     options = parser.parse_args(arguments)
+    options.token = sys.stdin.readline().strip()
     options.seconds = min(options.seconds, MAX_SECONDS)
     options.clients = min(options.clients, MAX_CLIENTS, _files() - _SPARE_FILES)
     options.count = min(options.count, MAX_ADDS)

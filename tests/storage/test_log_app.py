@@ -695,10 +695,12 @@ def _many_clients(site: Site) -> None:
 def test_the_load_drill_counts_what_the_log_acknowledged(site_of, tmp_path) -> None:
     site = site_of(limit=3)
     written = tmp_path / "acknowledged.txt"
-    command = [sys.executable, "-m", "tools.load", f"http://127.0.0.1:{site.port}", "--token", "a-token"]
+    command = [sys.executable, "-m", "tools.load", f"http://127.0.0.1:{site.port}"]
     limits = ["--clients", "8", "--count", "300", "--seconds", "20", "--acknowledged", written]
     root = Path(__file__).parents[2]
-    done = subprocess.run([*command, *limits], cwd=root, capture_output=True, timeout=60, check=True)
+    done = subprocess.run(
+        [*command, *limits], cwd=root, input=b"a-token\n", capture_output=True, timeout=60, check=True
+    )
     figures = json.loads(done.stdout)
     acknowledged = [line.split() for line in written.read_text(encoding="ascii").splitlines()]
     assert figures["statuses"].get("201") == len(acknowledged) == site.ledger.size
