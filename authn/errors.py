@@ -94,6 +94,62 @@ class KeyNotOursError(KeyFileError):
     remedy = "Use a P-256 or P-384 key for signing media, and an Ed25519 key for a log."
 
 
+class KeyAddressError(KeyFileError):
+    """A key's URI cannot be understood, or holds a secret."""
+
+    code = "key-address"
+    remedy = (
+        "Name a key as file:PATH, pkcs11:…?module-path=…&pin-source=file:PATH, tpm:PATH, exec:PROGRAM or"
+        " awskms:ARN; a PIN never stands in it."
+    )
+
+
+class KeyGoneError(KeyFileError):
+    """The token, the TPM, the program or the service that keeps the key does not answer, or lacks the key."""
+
+    code = "key-gone"
+    remedy = "Plug the token in, start the service, or check the key's name; then run the same command again."
+
+
+class KeyDisabledError(KeyFileError):
+    """Whoever keeps the key does not let it sign."""
+
+    code = "key-disabled"
+    remedy = "Ask the operator of the token or service to enable the key, or use another one."
+
+
+class PinWrongError(KeyFileError):
+    """The PIN does not open the token. It is never tried again by itself, since tokens lock."""
+
+    code = "pin-wrong"
+    remedy = (
+        "Correct the file that pin-source names, and try once more; most tokens lock after three wrong PINs."
+    )
+
+
+class KeyBusyError(KeyFileError):
+    """Whoever keeps the key has too much to do, or did not answer in time."""
+
+    code = "key-busy"
+    remedy = "Run the same command again in a moment; if it stays so, look at the token or service."
+
+
+class ProviderMissingError(KeyFileError):
+    """The package or module that speaks to the token is not installed."""
+
+    code = "key-provider-missing"
+    remedy = "Install the extra that the sentence names: lightseal[hsm], lightseal[tpm] or lightseal[kms]."
+
+
+class EvidenceError(Error):
+    """Evidence of where a key is kept cannot be read, or does not prove what it must."""
+
+    code = "attestation"
+    remedy = (
+        "Enrol again with fresh evidence from the device itself; the sentence names the rule that failed."
+    )
+
+
 class CertificateError(Error):
     """A certificate or trust list cannot be read."""
 

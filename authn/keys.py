@@ -1,9 +1,9 @@
 """Keep private keys, and sign with them.
 
 A `KeyProvider` is whatever can sign without giving its key away: here a key in
-a file, later a token, a TPM or a service. Every signature is verified before it
-leaves. Python cannot wipe memory: a key in a file is in this process too, and
-proves nothing of custody (evidence label E0).
+a file; tokens, TPMs, programs and services are in `authn.custody`. Every signature
+is verified before it leaves. Python cannot wipe memory: a key in a file is in this
+process too, and proves nothing of custody (evidence label E0).
 """
 
 import os
@@ -34,6 +34,7 @@ from authn.errors import KeyExposedError, KeyFileError, KeyLockedError, KeyNotOu
 MIN_PASSPHRASE = 16
 ML_DSA_44_PUBLIC = 1312
 _MAX_KEY_FILE = 64 << 10
+_MAX_SECRET = 1024
 _PKCS8 = re.compile(rb"\s*-----BEGIN (?:ENCRYPTED )?PRIVATE KEY-----\r?\n")
 
 PublicKey = ec.EllipticCurvePublicKey | ed25519.Ed25519PublicKey
@@ -48,8 +49,23 @@ class Algorithm(StrEnum):
     EDDSA = "ed25519"
 
 
+class Keeping(StrEnum):
+    """Where a key is said to be kept; what of that is proven is another question (`authn.attestation`)."""
+
+    SOFTWARE = "software"
+    TOKEN = "token"  # noqa: S105 - where the key is, not the key
+    TPM = "tpm"
+    KMS = "kms"
+    EXTERNAL = "external"
+
+
 class KeyProvider(Protocol):
     """Signs with a key that it does not hand out."""
+
+    @property
+    def keeping(self) -> Keeping:
+        """Where the key is said to be kept."""
+        ...
 
     @property
     def algorithm(self) -> Algorithm:
@@ -62,7 +78,15 @@ class KeyProvider(Protocol):
         ...
 
     def sign(self, data: bytes) -> bytes:
-        """Sign `data`: r and s side by side for ECDSA, 64 bytes for Ed25519."""
+        """Sign `data`: r and s side by side for ECDSA, 64 bytes for Ed25519.
+
+        Hashes as the algorithm says (SHA-256 for P-256, SHA-384 for P-384). Verified before it is
+        returned; several threads may call at once.
+        """
+        ...
+
+    def close(self) -> None:
+        """Let go of what was opened; closing twice is harmless."""
         ...
 
 
@@ -78,6 +102,14 @@ class SigningKey:
     def of(cls, private: PrivateKey) -> "SigningKey":
         """Hold `private`, if it is of a kind we sign with."""
         return cls(private, private.public_key(), algorithm_of(private.public_key()))
+
+    @property
+    def keeping(self) -> Keeping:
+        """In this process."""
+        return Keeping.SOFTWARE
+
+    def close(self) -> None:
+        """Nothing is open."""
 
     def sign(self, data: bytes) -> bytes:
         """Sign `data`; a signature that does not verify raises and is thrown away."""
@@ -239,6 +271,36 @@ def open_note_key(uri: str, passphrase: bytes | None = None) -> NoteKey:
     return NoteKey.of(private)
 
 
+def read_private(path: Path, what: str) -> bytes:
+    """Read a small file that nobody else may use; `what` names it in errors. Its content is not looked at."""
+    try:
+        with open(path, "rb", opener=_open_at_once) as file:
+            found = os.fstat(file.fileno())
+            if not stat.S_ISREG(found.st_mode):
+                raise KeyFileError(f"the {what} is not a file")
+            if found.st_mode & 0o077:
+                raise KeyExposedError(
+                    f"others may use the {what} file: its mode is {stat.S_IMODE(found.st_mode):04o}"
+                )
+            if found.st_uid not in (os.geteuid(), 0):
+                raise KeyExposedError(f"the {what} file belongs to another user")
+            data = file.read(_MAX_KEY_FILE + 1)
+    except (OSError, ValueError) as error:  # a path may hold a NUL
+        reason = error.strerror if isinstance(error, OSError) else "its name is no name"
+        raise KeyFileError(f"the {what} file cannot be opened: {reason}") from error
+    if len(data) > _MAX_KEY_FILE:
+        raise KeyFileError(f"the {what} file is too large for a {what}")
+    return data
+
+
+def read_secret(path: Path) -> bytes:
+    """Read a PIN or passphrase from a file that nobody else may use; one line break at its end is not in it."""
+    line = read_private(path, "PIN").removesuffix(b"\n").removesuffix(b"\r")
+    if not 1 <= len(line) <= _MAX_SECRET or b"\n" in line or b"\0" in line:
+        raise KeyFileError("the PIN file does not hold one line with a PIN")
+    return line
+
+
 def store_key(path: Path, key: SigningKey | NoteKey, passphrase: bytes | None) -> None:
     """Write a new key file, readable by its owner alone; never over another.
 
@@ -270,8 +332,8 @@ def store_key(path: Path, key: SigningKey | NoteKey, passphrase: bytes | None) -
 def _open_private(uri: str, passphrase: bytes | None) -> PrivateKeyTypes:
     scheme, colon, path = uri.partition(":")
     if not colon or scheme != "file" or not path:
-        raise KeyFileError("a key is named by file:PATH, and by nothing else so far")
-    pem = _read_private(Path(path.removeprefix("//")))
+        raise KeyFileError("a key in a file is named by file:PATH")
+    pem = read_private(Path(path.removeprefix("//")), "key")
     if not _PKCS8.match(pem):
         raise KeyFileError("the key file is not PKCS#8 in PEM")
     try:
@@ -289,24 +351,9 @@ def _open_private(uri: str, passphrase: bytes | None) -> PrivateKeyTypes:
     return private
 
 
-def _read_private(path: Path) -> bytes:
-    try:
-        with path.open("rb") as file:
-            found = os.fstat(file.fileno())
-            if not stat.S_ISREG(found.st_mode):
-                raise KeyFileError("the key is not a file")
-            if found.st_mode & 0o077:
-                raise KeyExposedError(
-                    f"others may use the key file: its mode is {stat.S_IMODE(found.st_mode):04o}"
-                )
-            if found.st_uid not in (os.geteuid(), 0):
-                raise KeyExposedError("the key file belongs to another user")
-            pem = file.read(_MAX_KEY_FILE + 1)
-    except OSError as error:
-        raise KeyFileError(f"the key file cannot be opened: {error.strerror}") from error
-    if len(pem) > _MAX_KEY_FILE:
-        raise KeyFileError("the key file is too large for a key")
-    return pem
+def _open_at_once(path: str, flags: int) -> int:
+    """Open without waiting, as a FIFO would have us wait for its writer."""
+    return os.open(path, flags | os.O_NONBLOCK)
 
 
 def _sync_folder(folder: Path) -> None:

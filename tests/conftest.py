@@ -1,6 +1,7 @@
 """What every test may ask for: a program of the system, and the shared vectors."""
 
 import os
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -23,7 +24,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Skip with the line that installs what is missing; where CI says that nothing may be missing, fail."""
     names = [name for mark in item.iter_markers("needs") for name in mark.args]
-    missing = [program for program in map(programs.named, names) if program.path is None]
+    missing = [program for program in map(programs.named, names) if not _there(program)]
     if not missing:
         return
     reason = f"needs {', '.join(program.name for program in missing)}: " + "; ".join(
@@ -32,6 +33,10 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     if os.environ.get("CI") == "true":
         pytest.fail(f"CI must not skip this; {reason}", pytrace=False)
     pytest.skip(reason)
+
+
+def _there(program: programs.Program) -> bool:
+    return program.path is not None and (not program.module or find_spec(program.module) is not None)
 
 
 @pytest.fixture(scope="session")

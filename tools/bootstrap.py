@@ -143,6 +143,7 @@ def start(verb: str, arguments: list[str]) -> int:
             ensure(checkout, wanted, _run, apt)
             if verb == "test" and allowed:
                 _install_programs(checkout, apt)
+                install_tpm(checkout, _run)
         if verb == "test":
             return _check(checkout, arguments)
         command = [str(checkout.python), "-m", "tools", *([verb] if verb else []), *arguments]
@@ -284,6 +285,25 @@ def install(checkout: Checkout, wanted: Wanted, run: Run, environment: Mapping[s
         reason = f"the dependencies could not be installed: {complaint_of(result.complaint)}"
         remedy = "check the network, the free disk space and 'python3 -m pip config list', and try again"
         raise BootstrapError(reason, remedy)
+
+
+def install_tpm(checkout: Checkout, run: Run) -> None:
+    """Add what speaks to a TPM where its headers are: the package is source only, and no other needs a compiler."""
+    python, swtpm = str(checkout.python), programs.named("swtpm")
+    if swtpm.path is None or run((python, "-c", "import tpm2_pytss"), {}).status == 0:
+        return
+    _say("building tpm2-pytss (once)")
+    result = run(
+        (
+            *(*_uv(checkout), "install", "--quiet", "--python", python),
+            *("--constraints", str(checkout.constraints), "--editable", ".[tpm]"),
+        ),
+        _environment(run),
+    )
+    if result.status != 0:
+        _say(
+            f"tests with a TPM will be skipped: tpm2-pytss cannot be built ({complaint_of(result.complaint)})"
+        )
 
 
 def replace_opencv(checkout: Checkout, run: Run, environment: Mapping[str, str]) -> None:

@@ -19,6 +19,8 @@ class Program:
     """Where Debian keeps it off the PATH, as a pattern of absolute folders."""
     needs: str = ""
     """A folder without which it is of no use to our tests."""
+    module: str = ""
+    """The Python package that speaks to it, which the tests need as well."""
 
     @property
     def path(self) -> str | None:
@@ -62,6 +64,21 @@ PROGRAMS = (
         ("postgresql",),
         "keeps a ledger in a server of the tests' own",
         folders="/usr/lib/postgresql/*/bin",
+    ),
+    Program(
+        "softhsm2",
+        ("softhsm2-util",),
+        ("softhsm2",),
+        "keeps keys in a token that speaks PKCS#11, as a hardware module does",
+        module="pkcs11",
+    ),
+    Program(
+        "swtpm",
+        ("swtpm",),
+        ("swtpm", "swtpm-tools", "gnutls-bin", "libtss2-dev", "gcc", "pkg-config", "python3-dev"),
+        "keeps keys in a TPM 2.0 of the tests' own; the rest builds tpm2-pytss, which is source only",
+        needs="/usr/include/tss2",
+        module="tpm2_pytss",
     ),
     Program("strace", ("strace",), ("strace",), "makes one system call after the other fail"),
 )

@@ -360,3 +360,10 @@ def test_a_program_without_what_it_needs_counts_as_missing(tmp_path: Path) -> No
     assert row.remedy.endswith("x x-library")
     (tmp_path / "library").mkdir()
     assert row.path is not None
+
+
+@pytest.mark.needs("softhsm2", "swtpm")
+def test_the_test_command_brings_what_speaks_to_tokens() -> None:
+    """Modules of tests that lack a package skip as a whole; where CI runs, this one says so."""
+    assert programs.named("softhsm2").path
+    assert programs.named("swtpm").path
