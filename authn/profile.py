@@ -3,6 +3,8 @@
 Three profiles. `POLICY` is the C2PA Certificate Policy v0.2, strict, for signers.
 `SPECIFICATION` is C2PA 2.2, section 14.5.1, for media signed before the policy.
 `TIME_STAMPING` is RFC 3161, section 2.3. Every rule that is broken is named.
+Beside them stand the roles, to which an authority of ours holds one certificate
+before it lets it out: the same rules, and some that only bind whoever issues.
 
 Does not build a path, and believes nothing a certificate says: a stranger can
 make certificates that fit a profile. Of an authority only what the profile says
@@ -62,6 +64,17 @@ class Profile(StrEnum):
     TIME_STAMPING = "rfc3161-time-stamping"
 
 
+class Role(StrEnum):
+    """What one certificate is issued for."""
+
+    ROOT = "root"
+    ISSUING = "issuing"
+    CLAIM_SIGNER = "claim-signer"
+    TIME_STAMPING_ROOT = "time-stamping-root"
+    TIME_STAMPER = "time-stamper"
+    RESPONDER = "ocsp-responder"
+
+
 @dataclass(frozen=True, slots=True)
 class Violation:
     """One broken rule: its stable name, a sentence, and whose certificate."""
@@ -97,6 +110,19 @@ def check_profile(chain: Sequence[x509.Certificate], profile: Profile, at: datet
             for name, text in (*dated, *_standing(certificate, rules))
         ]
     return tuple(found)
+
+
+def check_role(certificate: x509.Certificate, role: Role) -> tuple[Violation, ...]:
+    """Every rule that `certificate` breaks at any time as one issued for `role`: stricter than a profile.
+
+    Looks at one certificate. Not whether its issuer may issue it, and at no signature.
+    """
+    if reason := unreadable(certificate):
+        return (Violation("unreadable", f"the certificate {reason}", role.value),)
+    return tuple(
+        Violation(name, f"the certificate {text}", role.value)
+        for name, text in _standing(certificate, _ROLE_RULES[role])
+    )
 
 
 # --- What a rule looks at
@@ -384,6 +410,94 @@ def _authority_may_certify_stampers(facts: _Facts) -> Broken:
         yield "authority-purpose", "is of an authority that may not certify time-stampers"
 
 
+# --- What binds only whoever issues
+
+_BASIC, _USAGE, _OWN, _ISSUER = (
+    x509.BasicConstraints.oid,
+    x509.KeyUsage.oid,
+    x509.SubjectKeyIdentifier.oid,
+    x509.AuthorityKeyIdentifier.oid,
+)
+_EVERY = frozenset({_BASIC, _USAGE, _OWN, _ISSUER})
+_TOLD = _EVERY | {
+    x509.CertificatePolicies.oid,
+    x509.AuthorityInformationAccess.oid,
+    x509.ExtendedKeyUsage.oid,
+}
+
+
+def _issued_form(facts: _Facts) -> Broken:
+    certificate = facts.certificate
+    if [attribute.oid for attribute in certificate.subject] != list(_NAMES):
+        yield "subject-names", "does not name a country, an organisation and a product, and nothing else"
+    if not 1 << 64 <= certificate.serial_number < 1 << 159:
+        yield "serial-number", "has a serial number that is too short to be random, or too long"
+    begins = certificate.not_valid_before_utc
+    if (begins.minute, begins.second) != (0, 0):
+        yield "not-before-hour", "does not begin on the hour, so that it tells when its key was made"
+    if facts.life <= timedelta(0):
+        yield "validity-negative", "ends before it begins"
+
+
+def _life(longest: timedelta) -> Rule:
+    def rule(facts: _Facts) -> Broken:
+        if facts.life > longest:
+            yield "validity-too-long", f"is valid for {facts.life.days} days, more than {longest.days}"
+
+    return rule
+
+
+def _extensions(*wanted: x509.ObjectIdentifier) -> Rule:
+    def rule(facts: _Facts) -> Broken:
+        found = sorted(extension.oid.dotted_string for extension in facts.certificate.extensions)
+        if found != sorted(oid.dotted_string for oid in wanted):
+            yield "extensions", "has other extensions than those that its kind has, each once"
+
+    return rule
+
+
+def _slash_at_the_end(facts: _Facts) -> Broken:
+    # Some verifiers drop what follows the last slash before they ask (RFC 6960, A.1 leaves it open).
+    found = facts.find(x509.AuthorityInformationAccess)
+    if found is None or any(
+        not isinstance(item.access_location, x509.UniformResourceIdentifier)
+        or not item.access_location.value.endswith("/")
+        for item in found.value
+    ):
+        yield "status-address", "names an address for its status that does not end in a slash"
+
+
+def _own_root(facts: _Facts) -> Broken:
+    if facts.certificate.subject != facts.certificate.issuer:
+        yield "root-issuer", "is not issued under its own name"
+
+
+def _answering(facts: _Facts) -> Broken:
+    """C2PA Certificate Policy v0.2, OCSP responders; RFC 6960, 4.2.2.2."""
+    purposes = facts.find(x509.ExtendedKeyUsage)
+    if purposes is None or list(purposes.value) != [ExtendedKeyUsageOID.OCSP_SIGNING]:
+        yield "purpose", "was not issued for status answers and nothing else"
+    if facts.find(x509.OCSPNoCheck) is None:
+        yield "no-check", "does not say that its own status is not to be asked for"
+    usage = facts.find(x509.KeyUsage)
+    if usage is not None and (not usage.critical or usage.value != _SIGNATURES_ALONE):
+        yield "key-usage-bits", "has a key usage that is not, critically, digital signature alone"
+    if isinstance(facts.certificate.public_key(), ed25519.Ed25519PublicKey):
+        yield "key-algorithm", "has an Ed25519 key, which the policy excludes for status answers"
+
+
+_SIGNATURES_ALONE = x509.KeyUsage(
+    digital_signature=True,
+    content_commitment=False,
+    key_encipherment=False,
+    data_encipherment=False,
+    key_agreement=False,
+    key_cert_sign=False,
+    crl_sign=False,
+    encipher_only=False,
+    decipher_only=False,
+)
+
 # --- Which rules make a profile
 
 _APART = frozenset({ExtendedKeyUsageOID.TIME_STAMPING, ExtendedKeyUsageOID.OCSP_SIGNING})
@@ -414,6 +528,47 @@ _UPPER_RULES: dict[Profile, tuple[Rule, ...]] = {
 _AUTHORITY_RULES: dict[Profile, tuple[Rule, ...]] = {
     **_UPPER_RULES,
     Profile.POLICY: (*_UPPER_RULES[Profile.POLICY], _policy_issuing, _policy_named),
+}
+
+_EVERY_ISSUED: tuple[Rule, ...] = (_issued_form, _issuer_named, _policy_key_ids)
+_EVERY_ROOT: tuple[Rule, ...] = (
+    *_EVERY_AUTHORITY,
+    *_EVERY_ISSUED,
+    _policy_authority,
+    _own_root,
+    _life(timedelta(days=7305)),
+    _extensions(*_EVERY),
+)
+_ROLE_RULES: dict[Role, tuple[Rule, ...]] = {
+    Role.ROOT: _EVERY_ROOT,
+    Role.ISSUING: (
+        *_AUTHORITY_RULES[Profile.POLICY],
+        *_EVERY_ISSUED,
+        _extensions(*_TOLD),
+        _slash_at_the_end,
+    ),
+    Role.CLAIM_SIGNER: (
+        *_LEAF_RULES[Profile.POLICY],
+        *_EVERY_ISSUED,
+        _extensions(*_TOLD, _LEVEL),
+        _slash_at_the_end,
+    ),
+    Role.TIME_STAMPING_ROOT: _EVERY_ROOT,
+    Role.TIME_STAMPER: (
+        *_LEAF_RULES[Profile.TIME_STAMPING],
+        *_EVERY_ISSUED,
+        _policy_named,
+        _life(timedelta(days=4110)),
+        _extensions(*_TOLD),
+        _slash_at_the_end,
+    ),
+    Role.RESPONDER: (
+        *_EVERY_LEAF,
+        *_EVERY_ISSUED,
+        _answering,
+        _life(timedelta(days=31)),
+        _extensions(*_EVERY, x509.ExtendedKeyUsage.oid, x509.OCSPNoCheck.oid),
+    ),
 }
 
 
