@@ -9,8 +9,8 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Protocol
 
-from authn.timestamp.authority import Authority
 from authn.timestamp.request import MAX_REQUEST
 
 _SECONDS = 5.0
@@ -18,9 +18,17 @@ _SECONDS = 5.0
 _POLL_SECONDS = 0.001
 
 
+class Responder(Protocol):
+    """Whatever answers a TimeStampReq with a TimeStampResp: an authority, or a relay to others."""
+
+    def respond(self, query: bytes) -> bytes:
+        """Answer; never raises."""
+        ...
+
+
 @contextmanager
-def serving(authority: Authority) -> Iterator[str]:
-    """The URL at which `authority` answers until the block ends."""
+def serving(authority: Responder, path: str = "/") -> Iterator[str]:
+    """The URL at which `authority` answers until the block ends; under another `path` it says nothing."""
 
     class Handler(BaseHTTPRequestHandler):
         timeout = _SECONDS
@@ -29,7 +37,9 @@ def serving(authority: Authority) -> Iterator[str]:
 
         def do_POST(self) -> None:
             size = self.headers.get("Content-Length", "")
-            if not (size.isascii() and size.isdigit()):
+            if self.path != path:
+                self.send_error(404)
+            elif not (size.isascii() and size.isdigit()):
                 self.send_error(411)
             elif len(size) > 6 or int(size) > MAX_REQUEST:
                 self.send_error(413)
@@ -53,7 +63,7 @@ def serving(authority: Authority) -> Iterator[str]:
         )
         thread.start()
         try:
-            yield f"http://127.0.0.1:{server.server_port}/"
+            yield f"http://127.0.0.1:{server.server_port}{path}"
         finally:
             server.shutdown()
             thread.join()

@@ -11,7 +11,7 @@ does not look at the nonce, which only whoever asked can know.
 """
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
@@ -97,6 +97,16 @@ def check_token(
     token: bytes, message: bytes, time_stampers: Sequence[TrustList], now: datetime
 ) -> TimeEvidence:
     """Judge `token` over `message` under the first time-stampers' list that knows it; hostile bytes are a finding."""
+    return check_stamped(token, lambda name: hashlib.new(name, message).digest(), time_stampers, now)
+
+
+def check_stamped(
+    token: bytes,
+    digest_by: Callable[[str], bytes | None],
+    time_stampers: Sequence[TrustList],
+    now: datetime,
+) -> TimeEvidence:
+    """As `check_token`, for who knows no message but what its digest is by a hash of this name, or nothing."""
     for trusted in time_stampers:
         if trusted.purpose is not Purpose.TIME_STAMPING:
             raise CertificateError(f"the trust list {trusted.name} is not for time-stamping")
@@ -111,7 +121,7 @@ def check_token(
     statement = parsed.statement
 
     # 2. It is about this message.
-    findings.append(_imprint(statement, message))
+    findings.append(_imprint(statement, digest_by))
 
     # 3. It is not from the future.
     findings.append(
@@ -157,7 +167,9 @@ def check_token(
     findings.append(chain_finding)
 
     # 7. Another implementation agrees.
-    findings.append(_second_opinion(token, message, listed))
+    name = HASHES.get(statement.hash_oid)
+    expected = None if name is None else digest_by(name)
+    findings.append(_second_opinion(token, expected or b"", listed))
     evidence = _evidence(statement, _name(leaf), findings)
     if listed is None:
         return evidence
@@ -185,11 +197,11 @@ def _found(rule: str, *, passed: bool, good: str, bad: str) -> TimeFinding:
 # --- 2 to 6. The rules
 
 
-def _imprint(statement: UnverifiedStatement, message: bytes) -> TimeFinding:
+def _imprint(statement: UnverifiedStatement, digest_by: Callable[[str], bytes | None]) -> TimeFinding:
     name = HASHES.get(statement.hash_oid)
     return _found(
         "imprint-matches",
-        passed=name is not None and hashlib.new(name, message).digest() == statement.digest,
+        passed=name is not None and digest_by(name) == statement.digest,
         good="the token is about these bytes",
         bad="the token is about other bytes"
         if name
@@ -329,14 +341,14 @@ def _name(leaf: x509.Certificate) -> str:
 # --- 7. The other implementation
 
 
-def _second_opinion(token: bytes, message: bytes, listed: TrustList | None) -> TimeFinding:
+def _second_opinion(token: bytes, digest: bytes, listed: TrustList | None) -> TimeFinding:
     rule = "second-implementation-agrees"
     if listed is None:
         return _failed(rule, "no list knows the time-stamp authority, so there is nothing to agree on")
     granted = der.sequence(der.sequence(der.integer(0)), token)
     verifier = rfc3161_client.VerifierBuilder(roots=list(listed.anchors)).build()
     try:
-        verifier.verify_message(rfc3161_client.decode_timestamp_response(granted), message)
+        verifier.verify(rfc3161_client.decode_timestamp_response(granted), digest)
     except (rfc3161_client.VerificationError, ValueError, UnsupportedAlgorithm) as error:
         told = plain(str(error).partition(": ErrorStack")[0], 120)
         return _failed(rule, f"another implementation refuses the token: {told}")

@@ -32,6 +32,7 @@ class UnverifiedStatement:
     serial: int
     gen_time: datetime
     accuracy: timedelta | None
+    nonce: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,12 +118,16 @@ def _parse_statement(content: bytes) -> UnverifiedStatement:
     fields.end()
     if ordering is not None:
         ordering.to_boolean()
-    if nonce is not None:
-        nonce.to_integer()
     if extensions is not None:
         raise MalformedDerError("its statement has extensions, which are not understood")
     return UnverifiedStatement(
-        policy, hash_oid, digest, serial, gen_time, None if accuracy is None else _accuracy(accuracy)
+        policy,
+        hash_oid,
+        digest,
+        serial,
+        gen_time,
+        None if accuracy is None else _accuracy(accuracy),
+        None if nonce is None else nonce.to_integer(),
     )
 
 
