@@ -35,6 +35,17 @@ Decided by measurement: manifests are written uncompressed. Compressed ones are
 some 10 KB smaller, but the SDK then binds JPEG by boxes, which leaves bytes
 appended after the picture unbound and takes three times as long to verify.
 
+What lies beside the check:
+
+    keys, custody        whatever can sign without giving its key away, named by a URI
+    identity, profile    certificates planned, logged, then made; held to the strict policy first
+    csr, approval        what a device asks for, and what lets an authority grant it
+    attestation          what hardware proves of where a key is: labels E0 to E3
+    withdrawal           telling others what was withdrawn: revocation lists, status answers
+    capture_chain        a device's captures in their order, hidden in each claim
+    http_signature       requests that a device signs (RFC 9421)
+    timestamp            tokens given, asked for and judged; a clock that is not relied on blindly
+
 Left to others: fetching what issuers say of withdrawals, what a ledger knows, what
 the file says outside the record, what pixels suggest, the verdict.
 """

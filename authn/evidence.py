@@ -28,6 +28,7 @@ class Code(StrEnum):
     SIGNATURE_VALID = "signature.valid"
     SIGNATURE_PADDING_EMPTY = "signature.padding_empty"
     TIME_PROVEN = "time.proven"
+    TIME_NOT_BEFORE = "time.not_before"
     SIGNER_CHAIN = "signer.chain"
     SIGNER_PROFILE = "signer.profile"
     SIGNER_VALID_AT = "signer.valid_at"
@@ -35,6 +36,8 @@ class Code(StrEnum):
     HISTORY_INTACT = "history.intact"
     HISTORY_CONNECTED = "history.connected"
     LEDGER_INCLUDED = "ledger.included"
+    CAPTURE_CHAIN = "capture.chain"
+    CUSTODY_STANDS = "custody.stands"
     MEDIA_WHOLE = "media.whole"
     LISTS_CURRENT = "lists.current"
     CLAIMS_CONSISTENT = "claims.consistent"
@@ -133,12 +136,13 @@ class Window:
     """When the signature was made: not a moment, a bracket.
 
     `None` on a side means nothing proves that side. `source` names the
-    evidence for the side that is proven.
+    evidence for `not_after`, `source_before` that for `not_before`.
     """
 
     not_before: datetime | None = None
     not_after: datetime | None = None
     source: str | None = None
+    source_before: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,6 +211,18 @@ class Claims:
     capture_times: tuple[str, ...] = ()
     coordinates: tuple[tuple[float, float], ...] = ()
     """Latitude and longitude. Of these four, each value that the assertions give, since they may differ."""
+
+
+@dataclass(frozen=True, slots=True)
+class CaptureStatement:
+    """What a capture's claim says of its place in the device's chain and of the time before it. Unverified.
+
+    `commitment` hides the place; only who is shown the opening can tell it. `checkpoint` is a log's signed
+    note: if it is what it claims to be, the claim was made after it.
+    """
+
+    commitment: bytes
+    checkpoint: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -283,3 +299,4 @@ class Provenance:
     """The certificates that the verdict rests on, each from leaf to anchor: the signer's, and the time-stamper's."""
     chain: tuple[bytes, ...] = ()
     token: bytes | None = None
+    capture: CaptureStatement | None = None

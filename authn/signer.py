@@ -6,6 +6,7 @@ not ask whether a certificate was withdrawn.
 """
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import TypeAlias
@@ -17,7 +18,7 @@ from cryptography.x509.oid import NameOID
 
 from authn import cose
 from authn.chain import build_chain
-from authn.errors import CertificateError
+from authn.errors import CertificateError, MalformedDerError, TimestampError
 from authn.evidence import (
     CertificateFacts,
     Code,
@@ -30,21 +31,29 @@ from authn.evidence import (
 from authn.plain import plain
 from authn.profile import Profile, Violation, check_profile
 from authn.revocation import HONEST_ENDS, NO_STATUSES, Statuses, check_revocation
+from authn.timestamp import unverified
 from authn.timestamp.token import TimeEvidence, check_token
 from authn.trust import Purpose, TrustList
+
+
+def _none_kept(_: bytes) -> tuple[bytes, ...]:
+    return ()
 
 
 @dataclass(frozen=True, slots=True)
 class Lists:
     """Whom the examiner believes: about signatures, about time, and about who a person is, each apart.
 
-    `statuses` is what the issuers said of withdrawals, wherever it came from.
+    `statuses` is what the issuers said of withdrawals, wherever it came from. `later` gives
+    the tokens that somebody keeps over a signature apart from the file, by the signature's
+    SHA-256: as with those in other manifests, each stands by its own signature.
     """
 
     signers: tuple[TrustList, ...] = ()
     time_stampers: tuple[TrustList, ...] = ()
     identities: tuple[TrustList, ...] = ()
     statuses: Statuses = NO_STATUSES
+    later: Callable[[bytes], tuple[bytes, ...]] = _none_kept
 
     def __post_init__(self) -> None:
         for purpose, held in (
@@ -93,16 +102,33 @@ class TimeAnswer:
 def check_time(
     signed: cose.ClaimSignature, later: tuple[bytes, ...], lists: Lists, at: datetime
 ) -> TimeAnswer:
-    """The windows that the token in the signature, and `later` ones from other manifests, prove."""
+    """The windows that the token in the signature, and `later` ones from other manifests or places, prove."""
     answers = [_stamped(signed, lists, at)]
-    answers += [
-        check_stamp(cose.Stamp(token, signed.signature, over_signature=True), lists, at) for token in later
-    ]
+    kept = lists.later(hashlib.sha256(signed.signature).digest())
+    answers += [check_stamp(stamp_of(signed, token), lists, at) for token in (*later, *kept)]
     proven = [answer for answer in answers if answer.signature.not_after is not None]
     best = min(proven, key=lambda answer: answer.signature.not_after or at) if proven else answers[0]
-    if not proven and later and signed.stamp_count == 0:
+    if not proven and len(answers) > 1 and signed.stamp_count == 0:
         best = answers[1]
     return replace(best, claim=answers[0].claim, token=best.token or answers[0].token)
+
+
+def stamp_of(signed: cose.ClaimSignature, token: bytes) -> cose.Stamp:
+    """A token that stands apart from the signature, and which bytes it says that it is over.
+
+    A second authority that was asked at signing dates what the first one did (`sigTst2`); one that was
+    asked later dates the raw signature, as a `c2pa.time-stamp` assertion does (C2PA 2.2, 10.3.2.5).
+    Either is checked as what it says it is.
+    """
+    raw = cose.Stamp(token, signed.signature, over_signature=True)
+    if signed.stamp is None or not signed.stamp.over_signature:
+        return raw
+    try:
+        statement = unverified.parse(token).statement
+    except (MalformedDerError, TimestampError, CertificateError):
+        return raw  # what cannot be read is told by the check
+    beside = hashlib.sha256(signed.stamp.message).digest() == statement.digest
+    return replace(signed.stamp, token=token) if beside else raw
 
 
 def _stamped(signed: cose.ClaimSignature, lists: Lists, at: datetime) -> TimeAnswer:

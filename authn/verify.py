@@ -25,6 +25,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from authn import cose, jumbf
 from authn.attached import later_tokens, stapled_answers
 from authn.binding import binding_hash, bound_manifest, check_binding, unjudged
+from authn.capture_chain import read_statement
 from authn.cawg import check_identities
 from authn.claim import mismatches, redactions, taken_out
 from authn.claims import read_claims
@@ -159,6 +160,7 @@ def verify_media(media: Media, sdk: Sdk, lists: Lists, at: datetime) -> Provenan
         tuple(_der(path) for path in (signer.path, time.path) if sound and path),
         _der(signed.chain),
         time.token,
+        read_statement(active),
     )
 
 

@@ -13,7 +13,6 @@ import itertools
 import os
 import pickle
 import platform
-import secrets
 import sqlite3
 import ssl
 import statistics
@@ -34,17 +33,19 @@ import numpy as np
 from authn import manifest
 from authn.device import Device
 from authn.evidence import Content
-from authn.keys import generate_p256
 from authn.media import Media
-from authn.timestamp.request import TimeStampRequest
 from tools import bench_ledger
 from tools.archive import check_archive, silent
+from tools.bench_keys import measure_keys
+from tools.bench_time import measure_time
 from tools.capture import Desk, captured, sign_file
 from tools.check import Chosen, beliefs
 from tools.errors import Error
 from tools.examine import MAX_BYTES, Examined, Policy, Prepared, Tail, start, start_preparing
 from tools.figures import NOT_MEASURED, Budget, Machine, Report, Row, Side
-from tools.home import Home, create_home
+from tools.founding import create_home
+from tools.home import Home
+from tools.issuance.own import enrol
 from tools.report import iso
 from tools.requirements import version
 from tools.timing import NO_FLOOR, in_turn, ratio
@@ -84,21 +85,22 @@ def measure(plan: Plan) -> Report:
         folder = Path(name)
         machine = _machine(folder)
         home = create_home(folder / "home", "Bench", _OCSP, _now())
-        device, _ = home.enrol("camera", "Bench Camera", _now())
+        device, _ = enrol(home, "camera", "Bench Camera", _now())
         ledger = stack.enter_context(home.ledger())
         sdk = stack.enter_context(manifest.Sdk())
         policy = Policy(home.lists(), _now())
-        desk = Desk(home, ledger, policy.lists(), sdk, home.authority(_now()))
+        desk = Desk(home, ledger, policy.lists(), sdk, home.authority(_now))
         rng = np.random.default_rng(20260101)
         rows = [
             *_media(desk, device, folder, plan, rng),
-            _authority(home, plan),
+            *measure_time(home, plan.rounds),
             *_archive(desk, device, folder, plan),
             *_command(home, folder / "archive" / "0.jpg", plan),
         ]
+        keys = measure_keys(folder / "keys", plan.signings, 200)
         logs = bench_ledger.measure(plan.ledger, folder / "logs")
-    missing = (*logs.not_measured, *NOT_MEASURED)
-    return Report(machine, _load(), time.monotonic() - began, (*rows, *logs.rows), missing)
+    missing = (*keys.not_measured, *logs.not_measured, *NOT_MEASURED)
+    return Report(machine, _load(), time.monotonic() - began, (*rows, *keys.rows, *logs.rows), missing)
 
 
 def measure_ledger(plans: Sequence[bench_ledger.Plan]) -> tuple[Report, str]:
@@ -292,32 +294,6 @@ def noise_mp4(size: int, rng: np.random.Generator) -> bytes:
     header = box(b"mvhd", bytes(12), struct.pack(">II", 1000, 1000), bytes(76), struct.pack(">I", 2))
     return b"".join(
         (box(b"ftyp", b"isom", bytes(4), b"isommp41"), box(b"moov", header), box(b"mdat", rng.bytes(size)))
-    )
-
-
-# --- Authority
-
-
-def _authority(home: Home, plan: Plan) -> Row:
-    authority, key = home.authority(_now()), generate_p256()
-    query = TimeStampRequest(secrets.token_bytes(32), nonce=secrets.randbits(64)).encode()
-    times = 20
-
-    def sign() -> None:
-        for _ in range(times):
-            key.sign(query)
-
-    def respond() -> None:
-        for _ in range(times):
-            authority.respond(query)
-
-    floor, ours = in_turn(plan.rounds, sign, respond)
-    return ratio(
-        "time-stamp authority, one token",
-        "one P-256 signature, verified before it leaves",
-        [taken / times for taken in floor],
-        [taken / times for taken in ours],
-        3,
     )
 
 

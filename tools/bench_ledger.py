@@ -42,7 +42,8 @@ from storage.sequencer import Sequencer
 from tools import postgres
 from tools.errors import Error
 from tools.figures import Budget, Row, Side
-from tools.home import Home, LogPlan, create_home
+from tools.founding import LogPlan, create_home
+from tools.home import Home
 from tools.log_server import WRITERS, add_writer
 from tools.plot import Panel, Series, drawn
 from tools.timing import NO_FLOOR, absolute, in_turn, ratio, seconds

@@ -60,4 +60,4 @@ def _tokens(kept: Kept) -> tuple[Token, ...]:
 
 
 def _seal(home: Home, now: datetime) -> Seal:
-    return Seal.of(home.device(SERVICE), home.authority(now), *home.own_lists())
+    return Seal.of(home.device(SERVICE), home.authority(lambda: now), *home.own_lists())

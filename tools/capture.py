@@ -3,7 +3,8 @@
 The plan:
 1. A worker that can die says whether the file is whole, decodes, and carries credentials.
 2. The claim: what a device may say, or what a signing service may say.
-3. The device signs; the authority's token is taken on the way; all in a hidden partial file.
+3. The device signs; a token is taken on the way, from the home's own authority or from several;
+   all in a hidden partial file, which is begun anew where no token is had and none is required yet.
 4. The partial file is checked as any stranger's file would be, with this home's lists.
 5. The receipt's space is reserved, then the ledger records the signature: the point of no return.
 6. Receipt and media take their names. Existing files are never replaced.
@@ -17,7 +18,7 @@ import json
 import os
 import secrets
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -26,12 +27,13 @@ from typing import TYPE_CHECKING, BinaryIO
 from authn import manifest
 from authn.device import Device
 from authn.errors import SigningError
-from authn.evidence import Code, Credentials, Provenance
+from authn.evidence import AssetId, Code, Credentials, Provenance
 from authn.media import Media
 from authn.plain import plain
 from authn.signer import Lists
 from authn.timestamp.authority import Authority
 from authn.timestamp.loopback import serving
+from authn.timestamp.relay import Need, Stamped
 from authn.verify import verify_media
 from storage.entry import Kind as EntryKind
 from storage.ledger import Ledger
@@ -47,6 +49,8 @@ from tools.errors import (
 )
 from tools.examine import MAX_BYTES, Prepared, file_state
 from tools.home import Home
+from tools.relaying import Relaying, relayed, stamped_write
+from tools.tokens import keep
 from tools.verdict import Headline, headline
 from tools.verdict import Ledger as LedgerState
 from tools.version import VERSION
@@ -61,13 +65,17 @@ _CAPTURE = "http://cv.iptc.org/newscodes/digitalsourcetype/digitalCapture"
 
 @dataclass(frozen=True, slots=True)
 class Desk:
-    """What signing needs besides the file: opened once, used for many."""
+    """What signing needs besides the file: opened once, used for many.
+
+    With `relaying`, its authorities are asked for tokens, and `authority` is not.
+    """
 
     home: Home
     ledger: Ledger
     lists: Lists
     sdk: manifest.Sdk
     authority: Authority | None
+    relaying: Relaying | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +87,10 @@ class Signed:
     provenance: Provenance
     index: int
     note: str
+    tokens: tuple[Stamped, ...] = ()
+    """What a relay's authorities gave. The first is in the signature; of others only the ledger's entries are kept."""
+    owed: bool = False
+    """Whether a token was asked for, could not be had, and is still to be taken."""
 
 
 Statement = Callable[[Prepared], tuple[str, str | None]]
@@ -86,18 +98,20 @@ Statement = Callable[[Prepared], tuple[str, str | None]]
 
 def captured(prepared: Prepared) -> tuple[str, str | None]:
     """Device mode: the device says that it captured this. A capture has no past."""
+    return captured_with(prepared), None
+
+
+def captured_with(prepared: Prepared, *more: Mapping[str, object]) -> str:
+    """The claim of a capture, with `more` assertions of the device's own making; no file with a past gets one."""
     if prepared.credentials is not Credentials.NONE:
         raise AlreadySignedError("the file already carries credentials, so it is not a new capture")
     action = {"action": "c2pa.created", "digitalSourceType": _CAPTURE}
-    return _claim(
-        [
-            {
-                "label": "c2pa.actions.v2",
-                "created": True,
-                "data": {"allActionsIncluded": True, "actions": [action]},
-            }
-        ]
-    ), None
+    actions = {
+        "label": "c2pa.actions.v2",
+        "created": True,
+        "data": {"allActionsIncluded": True, "actions": [action]},
+    }
+    return _claim([actions, *more])
 
 
 def received(_: Prepared) -> tuple[str, str | None]:
@@ -105,7 +119,7 @@ def received(_: Prepared) -> tuple[str, str | None]:
     return _claim([]), json.dumps({"title": "the file as it was received", "relationship": "parentOf"})
 
 
-def _claim(assertions: list[dict[str, object]]) -> str:
+def _claim(assertions: Sequence[Mapping[str, object]]) -> str:
     return json.dumps({"claim_generator_info": [_GENERATOR], "assertions": assertions})
 
 
@@ -133,18 +147,26 @@ def sign_file(
         with _opened(source) as stream:
             media = Media.of(stream, source.name, MAX_BYTES)
             _require_same(stream, prepared)
-            with _authority_url(desk.authority) as url:
+
+            def write(url: str | None) -> None:
+                out.seek(0)
+                out.truncate()
                 manifest.write(media, out, claim, parent, device.key.sign, device.chain_pem, url)
+
+            tokens = _written(desk, write, now)
             _require_same(stream, prepared)
         out.flush()
         os.fsync(out.fileno())
         # 4. The stranger's check.
         provenance = verify_media(Media.of(out, target.name, MAX_BYTES), desk.sdk, desk.lists, now())
-        _require_intact(provenance, desk, statement)
+        _require_intact(provenance, desk, statement, tokens)
         # 5. Reserve, then record.
         receipt_out.write(bytes(_RECEIPT_RESERVE))
         os.fsync(receipt_out.fileno())
-        index, *_ = desk.ledger.append(_records(device, provenance, prepared), now(), desk.home.sign_note)
+        _keep(desk, provenance, tokens[1:])
+        index, *_ = desk.ledger.append(
+            _records(device, provenance, prepared, tokens[1:]), now(), desk.home.sign_note
+        )
         # Recorded. A crash from here on leaves an entry without a file, which claims nothing
         # false: the signature was made. Signing again makes another entry.
         proved = desk.ledger.prove(index)
@@ -158,7 +180,14 @@ def sign_file(
         os.fsync(receipt_out.fileno())
         # 6. The names.
         _publish_all(folder, ((receipt_partial, receipt_path), (partial, target)))
-    return Signed(target, receipt_path, provenance, index, prepared.note)
+    owed = desk.relaying is not None and not tokens
+    return Signed(target, receipt_path, provenance, index, prepared.note, tokens, owed)
+
+
+def _keep(desk: Desk, provenance: Provenance, more: Sequence[Stamped]) -> None:
+    """Keep the token that the signature has no room for; a verdict counts both."""
+    if more and provenance.identity is not None:
+        keep(desk.home.path / "tokens", provenance.identity.signature, more[0].token)
 
 
 def _require_free(path: Path) -> None:
@@ -167,7 +196,7 @@ def _require_free(path: Path) -> None:
     except FileNotFoundError:
         return
     except OSError as error:
-        raise _translated(error, path) from error
+        raise translated(error, path) from error
     raise OutputExistsError(f"{path.name} is already there")
 
 
@@ -184,7 +213,9 @@ def _require_same(stream: BinaryIO, prepared: Prepared) -> None:
         raise SigningError("the file changed while it was being signed")
 
 
-def _require_intact(provenance: Provenance, desk: Desk, statement: Statement) -> None:
+def _require_intact(
+    provenance: Provenance, desk: Desk, statement: Statement, tokens: tuple[Stamped, ...]
+) -> None:
     """A capture must be beyond doubt; a service only says what it received, whatever that file's past."""
     found = headline(provenance, LedgerState.NOT_CHECKED)
     allowed = {Headline.INTACT_SIGNER_RECOGNISED}
@@ -194,27 +225,61 @@ def _require_intact(provenance: Provenance, desk: Desk, statement: Statement) ->
         failed = "; ".join(finding.explanation for finding in provenance.findings if not finding.passed)
         raise SigningError(f"our own check of the signed file says {found.value} ({plain(failed, 200)})")
     timed = any(finding.code is Code.TIME_PROVEN and finding.passed for finding in provenance.findings)
-    if desk.authority is not None and not timed:
+    if _must_be_timed(desk, tokens) and not timed:
         raise SigningError("the signed file's time is not proven although a token was asked for")
 
 
-def _records(device: Device, provenance: Provenance, prepared: Prepared) -> tuple[Record, ...]:
-    """The signature, and the token if there is one, so that an authority that dates back contradicts the log."""
+def _must_be_timed(desk: Desk, tokens: tuple[Stamped, ...]) -> bool:
+    """Whether the signed file may not be without a proven time."""
+    if desk.relaying is None:
+        return desk.authority is not None
+    return bool(tokens) or desk.relaying.need is not Need.LATER
+
+
+def _records(
+    device: Device, provenance: Provenance, prepared: Prepared, extra: tuple[Stamped, ...]
+) -> tuple[Record, ...]:
+    """The signature, and each token there is, so that an authority that dates back contradicts the log."""
     identity, certificate = provenance.identity, provenance.certificate
     if identity is None or certificate is None:
         raise SigningError("the signed file has no identity to record")
-    payload = {
-        "binding": identity.binding.hex(),
-        "certificate": certificate.sha256,
-        "claim": identity.claim.hex(),
-        "media": prepared.sha256.hex(),
-        "signature": identity.signature.hex(),
-    }
-    signed = Record(EntryKind.SIGN, canonical(payload), secrets.token_bytes(32), device.pseudonym)
-    if provenance.token is None:
-        return (signed,)
-    token = {"signature": identity.signature.hex(), "token": hashlib.sha256(provenance.token).hexdigest()}
-    return signed, Record(EntryKind.TOKEN, canonical(token), secrets.token_bytes(32), device.pseudonym)
+    payload = sign_payload(identity, certificate.sha256, prepared.sha256)
+    signed = Record(EntryKind.SIGN, payload, secrets.token_bytes(32), device.pseudonym)
+    tokens = () if provenance.token is None else (provenance.token, *(each.token for each in extra))
+    return signed, *(
+        Record(EntryKind.TOKEN, token_payload(identity, token), secrets.token_bytes(32), device.pseudonym)
+        for token in tokens
+    )
+
+
+def sign_payload(identity: AssetId, certificate: str, media: bytes) -> bytes:
+    """What a `sign` entry commits to: `media` is the SHA-256 of the file before it was signed, as its signer says."""
+    return canonical(
+        {
+            "binding": identity.binding.hex(),
+            "certificate": certificate,
+            "claim": identity.claim.hex(),
+            "media": media.hex(),
+            "signature": identity.signature.hex(),
+        }
+    )
+
+
+def token_payload(identity: AssetId, token: bytes) -> bytes:
+    """What a `token` entry commits to."""
+    return canonical({"signature": identity.signature.hex(), "token": hashlib.sha256(token).hexdigest()})
+
+
+def _written(
+    desk: Desk, write: Callable[[str | None], None], now: Callable[[], datetime]
+) -> tuple[Stamped, ...]:
+    """Have the file written where a token can be asked for; returns those of a relay."""
+    if desk.relaying is None:
+        with _authority_url(desk.authority) as url:
+            write(url)
+        return ()
+    with relayed(desk.relaying, now) as relay:
+        return stamped_write(relay, write)
 
 
 @contextlib.contextmanager
@@ -232,22 +297,22 @@ def _partial(target: Path) -> Iterator[tuple[BinaryIO, Path]]:
     try:
         descriptor, name = tempfile.mkstemp(prefix=".lightseal-", suffix=".partial", dir=target.parent)
     except OSError as error:
-        raise _translated(error, target) from error
-    path, raw = Path(name), _Output(descriptor, "w+")
+        raise translated(error, target) from error
+    path, raw = Path(name), Output(descriptor, "w+")
     try:
         with io.BufferedRandom(raw) as stream:
             yield stream, path
     except OSError as error:
-        raise _translated(error, target) from error
+        raise translated(error, target) from error
     except SigningError as error:
         if raw.fault is not None:
-            raise _translated(raw.fault, target) from error
+            raise translated(raw.fault, target) from error
         raise
     finally:
         path.unlink(missing_ok=True)
 
 
-class _Output(io.FileIO):
+class Output(io.FileIO):
     """A file that remembers why it could not be written: the SDK reports a full disk as broken media."""
 
     fault: OSError | None = None
@@ -261,7 +326,8 @@ class _Output(io.FileIO):
             raise
 
 
-def _translated(error: OSError, target: Path) -> Exception:
+def translated(error: OSError, target: Path) -> Exception:
+    """What kept a file from being written, in our words."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         return DiskFullError(f"no space is left for {target.name}")
     return UnwritableError(f"{target.name} cannot be written ({error.strerror or 'unknown reason'})")
@@ -273,7 +339,7 @@ def _folder(path: Path) -> Iterator[int]:
     try:
         folder = os.open(path, os.O_RDONLY)
     except OSError as error:
-        raise _translated(error, path) from error
+        raise translated(error, path) from error
     try:
         yield folder
     finally:

@@ -58,7 +58,7 @@ class Beliefs:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self.book is not None:
-            self.book.ledger.close()
+            self.book.close()
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +90,13 @@ def beliefs(home: Home | None, chosen: Chosen, now: datetime) -> Beliefs:
         raise UsageError(f"the sidecar {chosen.sidecar} is empty")
     cache = Cache(home.path / "status") if home else None
     kept, damaged = _kept(cache)
-    policy = Policy(tuple(files), at, _statuses(chosen.revocations).merged(kept), sidecar)
+    policy = Policy(
+        tuple(files),
+        at,
+        _statuses(chosen.revocations).merged(kept),
+        sidecar,
+        token_folder=home.path / "tokens" if home else None,
+    )
     lists = policy.lists()  # a list that does not parse is an error now, not once per file
     if chosen.signers is not None and chosen.profile not in (None, lists.signers[0].profile):
         raise UsageError(
@@ -112,13 +118,22 @@ def beliefs(home: Home | None, chosen: Chosen, now: datetime) -> Beliefs:
     )
     return Beliefs(
         policy,
-        Book(home.ledger_to_read(), home.own.keys) if home else None,
+        _book(home) if home else None,
         keys,
         engine,
         _acceptance(chosen.policy),
         Asking((*lists.signers, *lists.time_stampers), cache) if chosen.online else None,
         (*_aside(chosen.sidecar), *_staleness(lists, at), *damaged),
     )
+
+
+def _book(home: Home) -> Book:
+    ledger = home.ledger_to_read()
+    try:
+        return Book(ledger, home.own.keys, home.registry_if_any(), home.witnesses())
+    except BaseException:
+        ledger.close()
+        raise
 
 
 def log_keys(text: str) -> tuple[VerifierKey, ...]:
@@ -258,6 +273,8 @@ def check_files(
     paths: Iterable[str], held: Beliefs, receipt: Receipt | None, entry: Entry = Entry.PLAIN
 ) -> Iterator[tuple[Report, Examined]]:
     """Report on each path, in order, beside what the worker found."""
+    if receipt is not None and receipt.token is not None:
+        held = replace(held, policy=replace(held.policy, tokens=(receipt.token,)))
     with Supervisor(task(entry, held.policy), 1, LIMITS) as supervisor:
         for path in paths:
             found = _asked(supervisor, path)

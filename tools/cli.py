@@ -20,7 +20,15 @@ import authn.errors
 import detector.errors
 import storage.errors
 import tools.errors
+from tools.cli_ca import ca
+from tools.cli_capture import capture, upload
+from tools.cli_device import device
+from tools.cli_enrolment import product, ra
 from tools.cli_ledger import ledger
+from tools.cli_revoke import operator, revoke
+from tools.cli_serve import serve
+from tools.cli_stamp import stamp
+from tools.cli_tsa import tsa
 from tools.cli_witness import witness
 from tools.invocation import FILE, Moment, home_if_any, home_of, home_path, now, say_error
 from tools.version import VERSION
@@ -127,7 +135,8 @@ def init(
     """Make a home: ledger, keys, private CA, time-stamp unit and trust lists. Twice changes nothing."""
     from storage.note import MAX_NOTE_BYTES, Algorithm
     from tools.check import bounded
-    from tools.home import LogPlan, create_home, open_home
+    from tools.founding import LogPlan, create_home
+    from tools.home import open_home
 
     path = home_path(context)
     if (path / "home.json").exists():
@@ -147,38 +156,6 @@ def init(
     click.echo("  next           lightseal device enrol NAME, then lightseal sign FILE --device NAME")
 
 
-@lightseal.group()
-def device() -> None:
-    """Enrol the devices that sign."""
-
-
-@device.command()
-@click.argument("name")
-@click.option(
-    "--product",
-    default="Lightseal Capture Client",
-    show_default=True,
-    help="What the certificate names; a product, never one unit.",
-)
-@click.pass_context
-def enrol(context: click.Context, name: str, product: str) -> None:
-    """Make a key and a certificate for a device; the issuance is logged first."""
-    enrolled, index = home_of(context).enrol(name, product, now())
-    click.echo(f"Enrolled {enrolled.name} as {product}; its issuance is entry {index} of the ledger.")
-
-
-@device.command("list")
-@click.pass_context
-def list_devices(context: click.Context) -> None:
-    """List the enrolled devices, how long their certificates last, and the pseudonyms of their keys."""
-    home = home_of(context)
-    for name in home.devices():
-        device = home.device(name)
-        leaf = device.chain[0]
-        until, key = f"{leaf.not_valid_after_utc:%Y-%m-%d}", device.pseudonym.hex()
-        click.echo(f"{name}\tvalid until {until}\tserial {leaf.serial_number:x}\tkey {key}")
-
-
 @lightseal.command()
 @click.argument("files", nargs=-1, required=True, type=FILE)
 @click.option(
@@ -196,6 +173,20 @@ def list_devices(context: click.Context) -> None:
     help="Take no time-stamp token; readers will see 'no proven time'.",
 )
 @click.option(
+    "--authority",
+    "authorities",
+    multiple=True,
+    metavar="URL",
+    help="A time-stamp authority of your lists, asked instead of the home's own unit; several are asked at once.",
+)
+@click.option(
+    "--timestamps",
+    "need",
+    type=click.Choice(["require", "later", "2"]),
+    help="What is enough: one token (require, the default); one if it can be had now, else 'lightseal stamp' later"
+    " (later); or those of two authorities that are independent of each other (2).",
+)
+@click.option(
     "--with-trailing-bytes",
     "tailed",
     is_flag=True,
@@ -207,17 +198,24 @@ def sign(
     files: tuple[Path, ...],
     out: Path | None,
     name: str | None,
+    authorities: tuple[str, ...],
+    need: str | None,
     *,
     untimed: bool,
     tailed: bool,
 ) -> None:
     """Sign FILES, record the signatures in the ledger, and write receipts beside the copies."""
+    from authn.timestamp.relay import Need
     from tools.examine import Tail
-    from tools.signing import sign_files
+    from tools.signing import Timestamps, sign_files
 
+    if untimed and (authorities or need):
+        raise tools.errors.UsageError("--no-timestamp asks nobody; give it, or --authority and --timestamps")
     failed = False
     tail = Tail.SIGNED if tailed else Tail.REFUSED
-    for outcome in sign_files(home_of(context), files, out, name, now, timed=not untimed, tail=tail):
+    asked = Timestamps(authorities, Need.TWO if need == "2" else Need(need or Need.REQUIRE))
+    timed = False if untimed else asked
+    for outcome in sign_files(home_of(context), files, out, name, now, timed=timed, tail=tail):
         if isinstance(outcome, Exception):
             failed = True
             say_error(outcome)
@@ -564,8 +562,22 @@ def bench_ledger(*, as_lines: bool, quick: bool, plot: Path | None) -> None:
     click.echo(report.as_json() if as_lines else report.as_text())
 
 
-lightseal.add_command(ledger)
-lightseal.add_command(witness)
+for _command in (
+    ca,
+    capture,
+    device,
+    ledger,
+    operator,
+    product,
+    ra,
+    revoke,
+    serve,
+    stamp,
+    tsa,
+    upload,
+    witness,
+):
+    lightseal.add_command(_command)
 
 if __name__ == "__main__":
     main()

@@ -189,7 +189,7 @@ def watch(
     if url is None and log_key is not None:
         raise tools.errors.UsageError("--log-key is about a log over HTTP; add --url")
     watched = [_pseudonym(key) for key in keys]
-    watched += [home_of(context).device(name).pseudonym for name in devices]
+    watched += [home_of(context).enrolled(name).pseudonym for name in devices]
     if not watched:
         raise tools.errors.UsageError("name at least one --device or --key to watch")
     home = None if url is not None else home_of(context)
@@ -367,7 +367,8 @@ def freeze(context: click.Context, reason: str, *, yes: bool) -> None:
 @ledger.command()
 @click.pass_context
 def migrate(context: click.Context) -> None:
-    """Bring the ledger of an earlier version up to date; no entry is changed."""
+    """Bring a home of an earlier version up to date: its ledger, of which no entry is changed, and its registry."""
+    from tools.founding import complete_home
     from tools.migration import migrate_home
 
     done = migrate_home(home_path(context))
@@ -376,6 +377,8 @@ def migrate(context: click.Context) -> None:
     else:
         click.echo(f"Migrated from revision {done.before} to {done.after}.")
     click.echo(f"  {done.size} entries, root {done.root.hex()}")
+    if complete_home(home_of(context), now()):
+        click.echo("  a registry was made, with the devices of this home")
 
 
 def _print(report: "AuditReport") -> None:

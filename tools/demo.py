@@ -15,7 +15,9 @@ from pathlib import Path
 from tools.archive import check_archive, silent
 from tools.check import Chosen, Entry, beliefs, check_files, renamed
 from tools.errors import OutputExistsError
-from tools.home import Home, create_home
+from tools.founding import create_home
+from tools.home import Home
+from tools.issuance.own import enrol
 from tools.report_page import as_html, write_page
 from tools.report_text import as_text
 from tools.signing import sign_files
@@ -41,7 +43,7 @@ def run_demo(keep: Path | None, now: Callable[[], datetime]) -> Iterator[str]:
 
         yield "2. Two devices; each issuance is in the ledger before the certificate exists"
         for name, product in _DEVICES:
-            _, index = home.enrol(name, product, now())
+            _, index = enrol(home, name, product, now())
             yield f"   {name}: {product}, entry {index}"
 
         yield "3. Signing three pictures"

@@ -30,6 +30,8 @@ FREE_BYTES = 1 << 30
 OPENCV_LIBRARIES = ("libGL.so.1", "libxcb.so.1", "libgthread-2.0.so.0")
 GPU_NODES = (Path("/dev/nvidiactl"), Path("/dev/dxg"))
 GPU_LIBRARIES = ("libcublasLt.so.13", "libcudnn.so.9")
+# What speaks to keys outside a file, by the extra that brings it.
+KEEPERS = (("hsm", "python-pkcs11"), ("tpm", "tpm2-pytss"), ("kms", "boto3"))
 INSTALL = "run 'python3 -m tools demo' in the checkout"
 
 
@@ -64,6 +66,7 @@ def capabilities(home: Path | None = None, *, at: datetime | None = None) -> tup
             device=any(node.exists() for node in GPU_NODES),
         ),
         _heic(),
+        *(_keeper(extra, package) for extra, package in KEEPERS),
         *_home(home),
         *(_program(program) for program in programs.PROGRAMS),
         _disk(shutil.disk_usage(_existing(home or Path.cwd())).free),
@@ -165,6 +168,15 @@ def _bundled(library: str) -> bool:
     spec = importlib.util.find_spec("nvidia")
     folders = (spec.submodule_search_locations or []) if spec else []
     return any(any(Path(folder).glob(f"*/lib/{library}")) for folder in folders)
+
+
+def _keeper(extra: str, package: str) -> Capability:
+    version = requirements.version(package)
+    if version is None:
+        return Capability(
+            extra, State.MISSING, f"{package} is not installed", f"pip install 'lightseal[{extra}]'"
+        )
+    return Capability(extra, State.OK, f"{package} {version}")
 
 
 def _heic() -> Capability:

@@ -26,16 +26,16 @@ import tools.errors
 from authn import cose, jumbf, manifest
 from authn.attached import later_tokens, stapled_answers
 from authn.container import check_whole
-from authn.cose import Stamp
 from authn.evidence import Code, Credentials, Finding, Provenance, Step
 from authn.media import Kind, Media, sniff
 from authn.plain import plain
 from authn.revocation import NO_STATUSES, Statuses
-from authn.signer import Lists, check_stamp
+from authn.signer import Lists, check_stamp, stamp_of
 from authn.trust import Purpose, TrustList
 from authn.verify import verify_media
 from detector.frames import LIMITS, decode_fully, thumbnail
 from detector.metadata import Metadata, read_metadata
+from tools.tokens import kept
 from tools.trust import ListFile
 from tools.verdict import Obstacle
 
@@ -50,12 +50,17 @@ OURS = (authn.errors.Error, detector.errors.Error, storage.errors.Error, tools.e
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """What a worker needs to judge files: the lists, what is known of withdrawals, and the moment."""
+    """What a worker needs to judge files: the lists, what is known of withdrawals, and the moment.
+
+    `tokens` are those that came with a receipt, `token_folder` is where a home keeps others.
+    """
 
     files: tuple[ListFile, ...]
     at: datetime
     statuses: Statuses = NO_STATUSES
     sidecar: bytes | None = None
+    tokens: tuple[bytes, ...] = ()
+    token_folder: Path | None = None
 
     def lists(self) -> Lists:
         """Parse the lists; where none is given for a purpose, nobody is recognised for it."""
@@ -65,8 +70,18 @@ class Policy:
             return tuple(trusted for trusted in parsed if trusted.purpose is purpose)
 
         return Lists(
-            listed(Purpose.SIGNING), listed(Purpose.TIME_STAMPING), listed(Purpose.IDENTITY), self.statuses
+            listed(Purpose.SIGNING),
+            listed(Purpose.TIME_STAMPING),
+            listed(Purpose.IDENTITY),
+            self.statuses,
+            self.later,
         )
+
+    def later(self, signature: bytes) -> tuple[bytes, ...]:
+        """The tokens kept apart from the file over the signature of that SHA-256."""
+        if self.token_folder is None:
+            return self.tokens
+        return (*self.tokens, *kept(self.token_folder, signature))
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,7 +234,11 @@ def _kept(sdk: manifest.Sdk, lists: Lists, at: datetime, found: Examined, media:
     signed = cose.parse(active.signature, active.claim)
     stamps = [signed.stamp] if signed.stamp else []
     stamps += [
-        Stamp(token, signed.signature, over_signature=True) for token in later_tokens(manifests, active.label)
+        stamp_of(signed, token)
+        for token in (
+            *later_tokens(manifests, active.label),
+            *lists.later(hashlib.sha256(signed.signature).digest()),
+        )
     ]
     lists = lists.with_answers((*signed.answers, *stapled_answers(manifests)))
     judged = [(stamp, check_stamp(stamp, lists, at)) for stamp in stamps]

@@ -4,41 +4,84 @@ Every finding, headline and error has its own text. A text says what a code stan
 for, never more than the check behind it proves.
 """
 
+import contextlib
 import difflib
+import importlib
 import inspect
 from collections.abc import Iterator
 
-import authn.cbor
-import authn.cose
 import authn.errors
-import authn.jumbf
-import authn.sealing
-import authn.timestamp.request
 import detector.errors
-import storage.backup.read
-import storage.backup.write
-import storage.cosignature
 import storage.errors
-import storage.foreign.follow
-import storage.foreign.proven
-import storage.foreign.source
-import storage.guard
-import storage.keyring
-import storage.log_app
-import storage.policy
-import storage.sequencer
-import storage.tile
-import storage.witness.client
-import storage.witness.memory
-import tools.acceptance
 import tools.errors
-import tools.log_server
-import tools.postgres
 from authn.evidence import Code
 from authn.plain import plain
 from tools.verdict import Headline, exit_status, not_proven, sentence
 
-# Some errors live in the modules that raise them, which are imported above to be known here.
+# Where errors live; those that speak to tokens and services need a package that may not be installed.
+_RAISING = (
+    "authn.approval",
+    "authn.attestation.status_list",
+    "authn.capture_chain",
+    "authn.cbor",
+    "authn.cose",
+    "authn.csr",
+    "authn.custody.executable",
+    "authn.custody.external",
+    "authn.custody.kms",
+    "authn.custody.pkcs11",
+    "authn.errors",
+    "authn.http_signature",
+    "authn.jumbf",
+    "authn.locate",
+    "authn.sealing",
+    "authn.timestamp.authority",
+    "authn.timestamp.relay",
+    "authn.timestamp.request",
+    "authn.withdrawal",
+    "detector.errors",
+    "storage.backup.read",
+    "storage.backup.write",
+    "storage.cosignature",
+    "storage.errors",
+    "storage.foreign.follow",
+    "storage.foreign.proven",
+    "storage.foreign.source",
+    "storage.guard",
+    "storage.keyring",
+    "storage.log_add",
+    "storage.log_app",
+    "storage.policy",
+    "storage.registry.errors",
+    "storage.sequencer",
+    "storage.tile",
+    "storage.witness.client",
+    "storage.witness.memory",
+    "tools.acceptance",
+    "tools.camera.folder",
+    "tools.camera.queue",
+    "tools.camera.take",
+    "tools.camera.upload",
+    "tools.ceremony",
+    "tools.errors",
+    "tools.intake",
+    "tools.intake_app",
+    "tools.intake_errors",
+    "tools.issuance.errors",
+    "tools.log_server",
+    "tools.online",
+    "tools.postgres",
+    "tools.publisher",
+    "tools.revoking",
+    "tools.rotation",
+    "tools.softhsm",
+    "tools.stamping",
+    "tools.swtpm",
+    "tools.time_app",
+    "tools.time_server",
+    "tools.trust",
+    "tools.trust_bundle",
+)
 _Kind = type[authn.errors.Error | detector.errors.Error | storage.errors.Error | tools.errors.Error]
 _BASES: tuple[_Kind, ...] = (
     authn.errors.Error,
@@ -76,6 +119,9 @@ def _instead(code: str, known: list[str]) -> str:
 
 
 def _texts() -> dict[str, str]:
+    for name in _RAISING:
+        with contextlib.suppress(ImportError, authn.errors.ProviderMissingError):
+            importlib.import_module(name)
     return (
         _errors()
         | {head.value: _headline(head) for head in Headline}
@@ -165,6 +211,14 @@ _FINDINGS = {
         "The sentence says what is wrong with the token. "
         "If you know its authority, put its certificate on the time-stampers' list and check again."
     ),
+    Code.TIME_NOT_BEFORE: (
+        "The claim holds a checkpoint of a log, which nobody could know before it was made:"
+        " the signature is younger than that. "
+        "When this fails, the checkpoint proves nothing, or contradicts another time;"
+        " the other side of the window stands without it. "
+        "A checkpoint that a log signed and never published means that the log, or its key, showed two histories:"
+        " keep the file, and run 'lightseal ledger audit'."
+    ),
     Code.SIGNER_CHAIN: (
         "The certificate was issued, step by step, by somebody on your list of signers. "
         "When this fails, we do not know the signer, and the name in the certificate is whatever its maker wrote. "
@@ -202,6 +256,19 @@ _FINDINGS = {
         "When this fails, there are records that belong to nothing this file was made from;"
         " they were not judged and count for nothing. "
         "They may be left-overs of an editor; do not quote from them."
+    ),
+    Code.CAPTURE_CHAIN: (
+        "Each device numbers its captures and links each to the one before, behind a commitment in the claim. "
+        "Only the service that received them can open it; it then says which number this one has"
+        " and which numbers never arrived. "
+        "When this fails, captures are missing before or after it, or two contradict each other:"
+        " see 'lightseal device captures NAME', and ask whoever held the device."
+    ),
+    Code.CUSTODY_STANDS: (
+        "What the device showed about where its key is kept was judged again with the newest status lists. "
+        "When this fails, it proves less than it did when the certificate was issued:"
+        " its maker withdrew a certificate that the evidence rests on. "
+        "The label shown is the lower one."
     ),
     Code.LEDGER_INCLUDED: (
         "A ledger entry about this signature, or about exactly these bytes, was proven to be in the log by its"

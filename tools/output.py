@@ -10,11 +10,14 @@ import errno
 import os
 import re
 import secrets
+import shutil
 import stat
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from authn.errors import KeyFileError
 from tools.errors import DiskFullError, OutputExistsError, UnwritableError
 
 _LOOK = 4096
@@ -125,3 +128,38 @@ def _unwritten(path: Path, error: OSError) -> DiskFullError | UnwritableError:
     if error.errno in _NO_ROOM:
         return DiskFullError(f"no space is left for {path}")
     return UnwritableError(f"{path} cannot be written ({error.strerror or 'unknown reason'})")
+
+
+def _take(building: Path, place: Path) -> None:
+    try:
+        building.rename(place)
+    except OSError as error:
+        if error.errno in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
+            raise OutputExistsError(f"something else stands at {place}") from error
+        raise
+
+
+@contextlib.contextmanager
+def built_beside(place: Path) -> Iterator[Path]:
+    """A new folder that takes its place only when it is complete, and is gone otherwise."""
+    try:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        building = Path(tempfile.mkdtemp(prefix=f".{place.name}.", dir=place.parent))
+    except OSError as error:
+        if _ran_full(error):
+            raise DiskFullError(f"no space is left for {place}") from error
+        raise UnwritableError(f"{place} cannot be made ({error.strerror})") from error
+    try:
+        yield building
+        _take(building, place)
+    except BaseException as error:
+        shutil.rmtree(building, ignore_errors=True)
+        if _ran_full(error):
+            raise DiskFullError(f"no space is left for {place}") from error
+        raise
+
+
+def _ran_full(error: BaseException) -> bool:
+    """Whether there was no room; a key that could not be written has the system's reason as its cause."""
+    reason = error.__cause__ if isinstance(error, KeyFileError) else error
+    return isinstance(reason, OSError) and reason.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)

@@ -37,7 +37,7 @@ from storage.growth import Sign
 from storage.guard import Guard
 from storage.keyring import Keyring, Sealer
 from storage.ledger import Ledger
-from storage.note import Algorithm, Note, VerifierKey
+from storage.note import Algorithm, Note, VerifierKey, statement
 from storage.payload import canonical
 from storage.receipt import Receipt
 from storage.receipt_cose import export
@@ -220,6 +220,10 @@ class OwnLog:
     def _open_signing(self) -> tuple[_Stamp, tuple[tuple[VerifierKey, LogKey | NoteKey], ...]]:
         stamp = _stamp(self.home / FILE)  # before the file is read: a change in between is seen next time
         return stamp, tuple((key, _opened(self.home, key)) for key in self.as_saved().signing)
+
+    def sign_text(self, text: str) -> bytes:
+        """Sign a note's text that is no checkpoint, with the newest Ed25519 key; its first line must say what it is."""
+        return _opened(self.home, self.newest).sign(statement(text, self.newest, 0))
 
     def cose_receipt(self, receipt: Receipt) -> bytes:
         """Sign the receipt's root once more, in the form of RFC 9942."""

@@ -18,7 +18,11 @@ from storage.entry import Kind
 from storage.ledger import Ledger
 from storage.note import VerifierKey
 from storage.payload import parse as parse_payload
+from storage.policy import Policy
 from storage.receipt import Receipt
+from storage.registry.registry import Registry
+from storage.registry.rows import Capture
+from tools.bracket import bracket
 from tools.examine import Examined
 from tools.verdict import Ledger as LedgerState
 from tools.verdict import Recorded
@@ -29,11 +33,22 @@ _MOST_CANDIDATES = 64
 
 @dataclass(frozen=True, slots=True)
 class Book:
-    """A ledger opened for reading, its keys, and the issuances already proven from it."""
+    """A ledger opened for reading, its keys, and the issuances already proven from it.
+
+    `registry` knows the devices of the ledger's own home; `witnesses` says whose cosignatures date a checkpoint.
+    """
 
     ledger: Ledger
     keys: tuple[VerifierKey, ...]
+    registry: Registry | None = None
+    witnesses: Policy | None = None
     issuances: dict[str, tuple[int, Custody | None]] = field(default_factory=dict)
+
+    def close(self) -> None:
+        """Let go of the databases."""
+        self.ledger.close()
+        if self.registry is not None:
+            self.registry.close()
 
 
 class _Match(Enum):
@@ -57,8 +72,11 @@ def weigh(
             with book.ledger.at_once():
                 recorded = _by_ledger(found, found.provenance, book)
         else:
-            return Recorded(LedgerState.NOT_CHECKED)
-        return recorded if book is None else _with_issuance(recorded, found.provenance, book)
+            recorded = Recorded(LedgerState.NOT_CHECKED)
+        recorded = _bracketed(recorded, found.provenance, book, keys)
+        if book is None:
+            return recorded
+        return _with_place(_with_issuance(recorded, found.provenance, book), found.provenance, book)
     except storage.errors.Error as error:
         return _silent(LedgerState.NOT_CHECKED, f"the ledger could not answer: {error}")
 
@@ -200,3 +218,70 @@ def _with_issuance(recorded: Recorded, provenance: Provenance, book: Book) -> Re
             return recorded
     index, custody = book.issuances[spki]
     return dataclasses.replace(recorded, issued_index=index, custody=custody)
+
+
+def _bracketed(
+    recorded: Recorded, provenance: Provenance, book: Book | None, keys: tuple[VerifierKey, ...]
+) -> Recorded:
+    """What the checkpoint inside the claim proves of when it was made."""
+    ledger, witnesses = (None, None) if book is None else (book.ledger, book.witnesses)
+    found = bracket(provenance.capture, ledger, keys, witnesses)
+    if found is None:
+        return recorded
+    return dataclasses.replace(
+        recorded,
+        not_before=found.at,
+        not_before_source=found.source,
+        findings=(*recorded.findings, found.finding),
+    )
+
+
+def _with_place(recorded: Recorded, provenance: Provenance, book: Book) -> Recorded:
+    """Where in its device's chain a capture stands, and what its device's evidence proves by now."""
+    if book.registry is None or provenance.identity is None or provenance.certificate is None:
+        return recorded
+    certificate = book.registry.certificate_by_digest(bytes.fromhex(provenance.certificate.sha256))
+    if certificate is None:
+        return recorded
+    custody = _rejudged(book.registry, certificate.device, recorded.custody)
+    if custody is not recorded.custody:
+        said = (
+            f"the evidence of where the key is kept proves {custody.value if custody else 'nothing'} by now, and"
+            f" proved {recorded.custody.value if recorded.custody else 'nothing'} when the certificate was issued"
+        )
+        finding = Finding.fails(Code.CUSTODY_STANDS, said)
+        recorded = dataclasses.replace(recorded, custody=custody, findings=(*recorded.findings, finding))
+    capture = book.registry.capture_by_claim(provenance.identity.claim)
+    if capture is None or provenance.capture is None or capture.commitment != provenance.capture.commitment:
+        return recorded
+    place, whole = _place(book.registry, capture)
+    finding = Finding(Code.CAPTURE_CHAIN, whole, place)
+    return dataclasses.replace(recorded, place=place, findings=(*recorded.findings, finding))
+
+
+def _rejudged(registry: Registry, device: str, logged: Custody | None) -> Custody | None:
+    """The lesser of what was logged and what the newest judgement says; evidence never gains by ageing."""
+    judged = [each.custody for each in registry.evidence(device)]
+    if logged is None or not judged:
+        return logged
+    newest = next((member for member in Custody if member.value == judged[-1]), Custody.E0)
+    return min(logged, newest, key=lambda member: member.value)
+
+
+def _place(registry: Registry, capture: Capture) -> tuple[str, bool]:
+    """The capture's number, and whether the chain around it is whole as far as it has arrived."""
+    said = f"capture {capture.counter} of the device {capture.device}"
+    gaps = registry.missing(capture.device)
+    before = [numbers for numbers in gaps if numbers.stop == capture.counter]
+    if before:
+        said += f"; {_numbers(before[0])} right before it never arrived"
+    elif gaps:
+        said += f"; of the device's others {', '.join(map(_numbers, gaps[:4]))} never arrived"
+    if registry.forks(capture.device):
+        said += "; two captures of the device contradict each other"
+    return said, not gaps and not registry.forks(capture.device)
+
+
+def _numbers(numbers: range) -> str:
+    first, last = numbers.start, numbers.stop - 1
+    return f"capture {first}" if first == last else f"captures {first} to {last}"

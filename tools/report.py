@@ -227,6 +227,7 @@ def _proven(report: Report) -> dict[str, Any]:
             "origin": recorded.origin,
             "issuance": recorded.issued_index,
         },
+        "chain": recorded.place,
         "custody": recorded.custody.value if recorded.custody else None,
         "asset": {
             "claim_sha256": found.identity.claim.hex(),
@@ -242,6 +243,7 @@ def _window(window: Window) -> dict[str, Any]:
         "not_before": iso(window.not_before),
         "not_after": iso_no_later(window.not_after),
         "source": window.source,
+        "source_before": window.source_before,
     }
 
 

@@ -1,20 +1,40 @@
 """Sign several files with one opened home; each succeeds or fails alone."""
 
 import contextlib
+import secrets
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
+from authn.identity import Lifetime
 from authn.manifest import Sdk
+from authn.plain import plain
+from authn.timestamp.loopback import serving
+from authn.timestamp.relay import Need
+from authn.trust import Purpose, TrustList
 from tools.capture import Desk, Signed, captured, received, sign_file
 from tools.check import LIMITS
-from tools.errors import MediaRefusedError, OutputExistsError, UnwritableError
+from tools.errors import MediaRefusedError, OutputExistsError, UnwritableError, UsageError
 from tools.examine import OURS, Policy, Prepared, Tail
 from tools.home import SERVICE, Home, require_valid
+from tools.relaying import Relaying
 from tools.report import iso_no_later, shown
 from tools.supervisor import Supervisor, Task
+from tools.trust import ListFile
 from tools.verdict import Obstacle
+
+
+@dataclass(frozen=True, slots=True)
+class Timestamps:
+    """Who is asked to date signatures, and what is enough; without a name it is the home's own unit."""
+
+    authorities: tuple[str, ...] = ()
+    need: Need = Need.REQUIRE
+
+
+OWN_UNIT = Timestamps()
 
 
 def sign_files(
@@ -24,13 +44,15 @@ def sign_files(
     device_name: str | None,
     now: Callable[[], datetime],
     *,
-    timed: bool,
+    timed: Timestamps | bool,
     tail: Tail = Tail.REFUSED,
 ) -> Iterator[str | Exception]:
-    """Sign each file; yield a line on what was written, or the error that kept it from being written."""
-    for outcome, source in zip(
-        signed_files(home, files, out, device_name, now, timed=timed, tail=tail), files, strict=True
-    ):
+    """Sign each file; yield a line on what was written, or the error that kept it from being written.
+
+    `timed` says who dates the signatures: true is the home's own unit, and false nobody.
+    """
+    outcomes = signed_files(home, files, out, device_name, now, timed=timed, tail=tail)
+    for outcome, source in zip(outcomes, files, strict=True):
         yield outcome if isinstance(outcome, Exception) else _line(source, outcome)
 
 
@@ -41,20 +63,31 @@ def signed_files(
     device_name: str | None,
     now: Callable[[], datetime],
     *,
-    timed: bool,
+    timed: Timestamps | bool,
     tail: Tail = Tail.REFUSED,
 ) -> Iterator[Signed | Exception]:
     """As `sign_files`, with the evidence instead of a line."""
+    if device_name and home.enrolled(device_name).lifetime == Lifetime.ONE_TIME:
+        raise UsageError(
+            f"{device_name} has a certificate for each capture, and its lasting key would link them; use 'lightseal"
+            " capture'"
+        )
     device = home.device(device_name or SERVICE)
     require_valid(device.chain, now())
     statement = captured if device_name else received
-    policy = Policy(home.own_lists(), now())
-    if out is not None:
-        _make_folder(out)
+    timestamps = timed if isinstance(timed, Timestamps) else OWN_UNIT
+    lists = Policy(_lists(home, timestamps), now()).lists()
     with ExitStack() as stack:
+        relaying = authority = None
+        if timestamps != OWN_UNIT:
+            relaying = stack.enter_context(_relaying(home, timestamps, lists.time_stampers, now))
+        elif timed:
+            authority = home.authority(now)
+        if out is not None:
+            _make_folder(out)
         ledger = stack.enter_context(home.ledger())
         sdk = stack.enter_context(Sdk())
-        desk = Desk(home, ledger, policy.lists(), sdk, home.authority(now()) if timed else None)
+        desk = Desk(home, ledger, lists, sdk, authority, relaying)
         worker: Supervisor[str, Prepared | Obstacle] = stack.enter_context(
             Supervisor(Task("tools.examine:start_preparing", tail), 1, LIMITS)
         )
@@ -64,6 +97,26 @@ def signed_files(
                 yield sign_file(desk, device, source, _target(source, out), prepared, statement, now)
             except OURS as error:
                 yield _named(error, source)
+
+
+def _lists(home: Home, timestamps: Timestamps) -> tuple[ListFile, ...]:
+    """What this home itself signs is always recognised; others date for it only if its lists name them."""
+    signers, own_unit = home.own_lists()
+    if not timestamps.authorities:
+        return signers, own_unit
+    return signers, *(file for file in home.lists() if file.purpose is Purpose.TIME_STAMPING)
+
+
+@contextlib.contextmanager
+def _relaying(
+    home: Home, timestamps: Timestamps, time_stampers: tuple[TrustList, ...], now: Callable[[], datetime]
+) -> Iterator[Relaying]:
+    """Whom to ask; the home's own unit gets an address for it, for the block."""
+    if timestamps.authorities:
+        yield Relaying(timestamps.authorities, time_stampers, timestamps.need)
+        return
+    with serving(home.authority(now), f"/{secrets.token_urlsafe(16)}") as url:
+        yield Relaying((url,), time_stampers, timestamps.need)
 
 
 def _make_folder(out: Path) -> None:
@@ -102,6 +155,11 @@ def _line(source: Path, signed: Signed) -> str:
         f"{shown(source)} -> {shown(signed.media)}",
         f"  {time}, entry {signed.index} of the ledger, receipt {shown(signed.receipt)}",
     ]
+    if signed.owed:
+        lines.append(f"  a token is owed: run lightseal stamp {shown(signed.media)} later")
+    if len(signed.tokens) > 1:
+        names = ", ".join(plain(each.evidence.authority, 80) for each in signed.tokens)
+        lines.append(f"  {len(signed.tokens)} tokens, each an entry of the ledger: {names}")
     if signed.note:
         lines.append(f"  note: {signed.note}")
     return "\n".join(lines)

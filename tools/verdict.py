@@ -10,6 +10,7 @@ from enum import StrEnum
 from typing import NoReturn
 
 from authn.evidence import (
+    Code,
     Content,
     Credentials,
     Custody,
@@ -61,6 +62,10 @@ class Recorded:
     issued_index: int | None = None
     custody: Custody | None = None
     findings: tuple[Finding, ...] = ()
+    not_before: datetime | None = None
+    not_before_source: str | None = None
+    place: str | None = None
+    """Where in its device's chain of captures the file stands, in words; only the device's own service knows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,8 +95,23 @@ def decide(provenance: Provenance | None, recorded: Recorded, obstacle: Obstacle
     """Put the headline beside the evidence it follows from."""
     if provenance is None:
         return Verdict(Headline.NOT_CHECKED, None, recorded, obstacle)
-    provenance = _by_ledger(provenance, recorded)
+    provenance = _bracketed(_by_ledger(provenance, recorded), recorded)
     return Verdict(headline(provenance, recorded.state), provenance, recorded, obstacle)
+
+
+def _bracketed(found: Provenance, recorded: Recorded) -> Provenance:
+    """The window's lower side, unless it contradicts the upper one: of two clocks that differ, neither is right."""
+    since, until = recorded.not_before, found.time.not_after
+    if since is None or found.signature is not Signature.VALID:
+        return found
+    if until is not None and since > until:
+        said = (
+            f"the claim holds a checkpoint of {since:%Y-%m-%d %H:%M:%S} UTC, and its time-stamp token"
+            f" is of before, {until:%Y-%m-%d %H:%M:%S} UTC: one of the two clocks was wrong"
+        )
+        return replace(found, findings=(*found.findings, Finding.fails(Code.TIME_NOT_BEFORE, said)))
+    window = replace(found.time, not_before=since, source_before=recorded.not_before_source)
+    return replace(found, time=window)
 
 
 def _by_ledger(found: Provenance, recorded: Recorded) -> Provenance:

@@ -67,6 +67,8 @@ def proven_lines(report: Report) -> tuple[Line, ...]:
         why = "".join(f": {theirs(finding.explanation, 1000)}" for finding in recorded.findings[:1])
         logged = f", logged {iso(recorded.logged_at)}" if recorded.logged_at else ""
         lines.append(("ledger", f"{recorded.state.value}{why}{logged}"))
+    if recorded.place is not None:
+        lines.append(("chain", theirs(recorded.place, 1000)))
     if found.credentials is Credentials.PRESENT:
         lines.append(("custody", _CUSTODY[recorded.custody]))
     return tuple(lines)
@@ -122,9 +124,18 @@ def _signer_line(report: Report) -> str:
 
 def _time_line(report: Report) -> str:
     found = report.verdict.provenance
-    if found is None or found.time.not_after is None:
+    if found is None or (found.time.not_after is None and found.time.not_before is None):
         return "no proven time"
-    return f"signed no later than {iso_no_later(found.time.not_after)} ({theirs(found.time.source)})"
+    window = found.time
+    since = (
+        f"not before {iso(window.not_before)} ({theirs(window.source_before)})" if window.not_before else ""
+    )
+    until = (
+        f"no later than {iso_no_later(window.not_after)} ({theirs(window.source)})"
+        if window.not_after
+        else ""
+    )
+    return "signed " + " and ".join(side for side in (since, until) if side)
 
 
 def _claim_time_line(report: Report) -> str:

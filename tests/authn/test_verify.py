@@ -977,6 +977,9 @@ def test_every_code_fails_and_holds_somewhere(judge: Judge, draft: Any, good: by
     elsewhere = {
         Code.MEDIA_WHOLE,
         Code.LEDGER_INCLUDED,
+        Code.TIME_NOT_BEFORE,
+        Code.CAPTURE_CHAIN,
+        Code.CUSTODY_STANDS,
         Code.POLICY_MET,
         Code.IDENTITY_RECOGNISED,
         Code.CLAIMS_CONSISTENT,

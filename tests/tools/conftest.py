@@ -10,7 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from tools.home import Home, create_home
+from tools.founding import create_home
+from tools.home import Home
+from tools.issuance.own import enrol
 from tools.signing import sign_files
 
 ROOT = Path(__file__).parents[2]
@@ -33,7 +35,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Home:
     made = create_home(
         tmp_path_factory.mktemp("home") / "home", "Test Newsroom", "http://localhost:8461/ocsp/", now()
     )
-    made.enrol("cam", "Test Camera", now())
+    enrol(made, "cam", "Test Camera", now())
     return made
 
 
@@ -41,7 +43,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Home:
 def fresh_home(tmp_path: Path) -> Home:
     """A home of its own for a test that harms it."""
     made = create_home(tmp_path / "home", "Fresh Newsroom", "http://localhost:8461/ocsp/", now())
-    made.enrol("cam", "Fresh Camera", now())
+    enrol(made, "cam", "Fresh Camera", now())
     return made
 
 

@@ -18,7 +18,9 @@ from storage.foreign.audit import Bodies
 from storage.foreign.follow import ForeignRolledBackError, Unreadable, Use
 from storage.note import VerifierKey
 from tools.auditing import audit_foreign, audit_home, counted, told, uses
-from tools.home import Home, create_home, open_home
+from tools.founding import create_home
+from tools.home import Home, open_home
+from tools.issuance.own import enrol
 
 ROOT = Path(__file__).parents[2]
 PROGRAM = "from tools.cli import main; main()"
@@ -74,8 +76,8 @@ def lived_in(tmp_path_factory: pytest.TempPathFactory) -> Home:
     home = create_home(
         tmp_path_factory.mktemp("lived") / "home", "Lived", "http://localhost:8461/ocsp/", now()
     )
-    home.enrol("mine", "My Camera", now())
-    home.enrol("theirs", "Their Camera", now())
+    enrol(home, "mine", "My Camera", now())
+    enrol(home, "theirs", "Their Camera", now())
     records = [home.own.own_record(Kind.POLICY, {"change": f"change {number}"}) for number in range(300)]
     with home.ledger() as ledger:
         ledger.append(records, now(), home.sign_note)
@@ -255,7 +257,7 @@ class TestWatching:
 
     def test_every_use_of_my_key_is_said_and_nobody_elses(self, fresh_home: Home, tmp_path: Path) -> None:
         mine = fresh_home.device("cam").pseudonym
-        fresh_home.enrol("theirs", "Their Camera", now())
+        enrol(fresh_home, "theirs", "Their Camera", now())
         state = tmp_path / "state"
         (line,) = map(told, uses(fresh_home, None, None, state, [mine]))
         assert line.startswith("entry 5 issue ")
@@ -291,7 +293,7 @@ class TestWatching:
     def test_a_log_that_forgot_a_use_is_named(self, fresh_home: Home, tmp_path: Path) -> None:
         state = tmp_path / "state"
         older = copied(fresh_home, tmp_path / "older")
-        fresh_home.enrol("more", "Another Camera", now())
+        enrol(fresh_home, "more", "Another Camera", now())
         mine = fresh_home.device("more").pseudonym
         assert len(list(uses(fresh_home, None, None, state, [mine]))) == 1
         with pytest.raises(ForeignRolledBackError):

@@ -130,7 +130,7 @@ def contents(home: Home, signed: Path, lists: tuple[ListFile, ListFile]) -> Bund
 
 @pytest.fixture(scope="module")
 def seal(home: Home, lists: tuple[ListFile, ListFile]) -> Seal:
-    return Seal.of(home.device(SERVICE), home.authority(NOW), *lists)
+    return Seal.of(home.device(SERVICE), home.authority(lambda: NOW), *lists)
 
 
 @pytest.fixture(scope="module")
@@ -279,7 +279,7 @@ def test_a_bundle_put_together_by_somebody_else_is_told_by_its_seal(
     unpacked: Unpacked, contents: BundleContents, fresh_home: Home, tmp_path: Path
 ) -> None:
     """Whoever rewrites the report can seal it anew, but only under lists of his own."""
-    forged = Seal.of(fresh_home.device(SERVICE), fresh_home.authority(NOW), *fresh_home.own_lists())
+    forged = Seal.of(fresh_home.device(SERVICE), fresh_home.authority(lambda: NOW), *fresh_home.own_lists())
     other = unpack(bundle(replace(contents, report_json=b"{}"), forged), tmp_path / "other", unpacked.media)
     assert other.failing() == []
     assert json.loads((other.folder / "lists.json").read_text())[2]["file"] == "lists/signers-2.pem"

@@ -16,7 +16,9 @@ from storage.ledger import Ledger
 from tools.capture import Desk, Signed, captured, received, sign_file
 from tools.errors import AlreadySignedError, OutputExistsError, UnreadableError, UnwritableError
 from tools.examine import Policy, Prepared, Tail, start_preparing
-from tools.home import Home, create_home
+from tools.founding import create_home
+from tools.home import Home
+from tools.issuance.own import enrol
 
 
 def now() -> datetime:
@@ -33,7 +35,7 @@ def ledger(fresh_home: Home) -> Iterator[Ledger]:
 def desk(fresh_home: Home, ledger: Ledger) -> Iterator[Desk]:
     policy = Policy(fresh_home.lists(), now())
     with Sdk() as sdk:
-        yield Desk(fresh_home, ledger, policy.lists(), sdk, fresh_home.authority(now()))
+        yield Desk(fresh_home, ledger, policy.lists(), sdk, fresh_home.authority(now))
 
 
 def prepared(path: Path) -> Prepared:
@@ -110,7 +112,7 @@ def test_a_token_of_an_authority_nobody_listed_is_no_time(
     desk: Desk, plain_jpeg: Path, out: Path, tmp_path: Path
 ) -> None:
     stranger = create_home(tmp_path / "stranger", "Stranger", "http://localhost:8461/ocsp/", now())
-    foreign = dataclasses.replace(desk, authority=stranger.authority(now()))
+    foreign = dataclasses.replace(desk, authority=stranger.authority(now))
     with pytest.raises(SigningError, match="time is not proven"):
         attempt(foreign, plain_jpeg, out / "a.jpg", prepared(plain_jpeg))
     assert list(out.iterdir()) == []
@@ -121,7 +123,7 @@ def test_a_device_our_own_lists_do_not_know_signs_nothing(
     desk: Desk, plain_jpeg: Path, out: Path, tmp_path: Path
 ) -> None:
     stranger = create_home(tmp_path / "stranger", "Stranger", "http://localhost:8461/ocsp/", now())
-    device, _ = stranger.enrol("cam", "Strange Camera", now())
+    device, _ = enrol(stranger, "cam", "Strange Camera", now())
     with pytest.raises(SigningError, match="INTACT_SIGNER_UNKNOWN"):
         sign_file(desk, device, plain_jpeg, out / "a.jpg", prepared(plain_jpeg), captured, now)
     assert list(out.iterdir()) == []

@@ -26,9 +26,20 @@ def test_every_required_package_is_looked_for_with_its_version(home: Path) -> No
     for name in requirements.required():
         assert seen[name].state is State.OK
         assert seen[name].detail == requirements.version(name)
-    assert {"python", "onnxruntime", "opencv", "gpu", "heic", "disk", "clock", "locale", "openssl"} <= set(
-        seen
-    )
+    assert {
+        "python",
+        "onnxruntime",
+        "opencv",
+        "gpu",
+        "heic",
+        "hsm",
+        "tpm",
+        "kms",
+        "disk",
+        "clock",
+        "locale",
+        "openssl",
+    } <= set(seen)
 
 
 def test_whatever_is_not_ok_says_how_to_get_it(home: Path) -> None:

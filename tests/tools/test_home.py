@@ -13,7 +13,7 @@ import pytest
 
 from authn.device import read_chain
 from authn.errors import Error as AuthnError
-from authn.errors import IssuanceError, KeyExposedError
+from authn.errors import IssuanceError, KeyExposedError, KeyFileError
 from authn.identity import plan_digest
 from authn.trust import Purpose
 from storage.errors import ClockError
@@ -29,7 +29,9 @@ from tools.errors import (
     OutputExistsError,
     UsageError,
 )
-from tools.home import Home, create_home, default_path, open_home, require_valid
+from tools.founding import create_home
+from tools.home import Home, default_path, open_home, require_valid
+from tools.issuance.own import enrol
 from tools.trust import ListDamagedError
 
 URL = "http://localhost:8461/ocsp/"
@@ -54,7 +56,7 @@ def now() -> datetime:
 
 def test_every_key_is_for_its_owner_alone(fresh_home: Home) -> None:
     keys = [path for path in fresh_home.path.rglob("*.pem") if b"PRIVATE KEY" in path.read_bytes()]
-    assert len(keys) == 7
+    assert len(keys) == 9
     assert {stat.S_IMODE(path.stat().st_mode) for path in keys} == {0o600}
     assert stat.S_IMODE(fresh_home.path.stat().st_mode) == 0o700
     salts = list(fresh_home.path.rglob("device.json"))
@@ -81,7 +83,7 @@ def test_every_certificate_was_planned_in_the_ledger(fresh_home: Home) -> None:
 
 def test_the_ledger_is_sound_after_every_step(fresh_home: Home) -> None:
     assert fresh_home.audit().findings == ()
-    fresh_home.enrol("two", "Another Camera", now())
+    enrol(fresh_home, "two", "Another Camera", now())
     audited = fresh_home.audit()
     assert (audited.size, audited.findings) == (7, ())
 
@@ -106,9 +108,9 @@ def test_a_home_that_cannot_be_finished_leaves_nothing(tmp_path: Path) -> None:
 
 def test_a_device_that_cannot_be_finished_leaves_no_folder(fresh_home: Home) -> None:
     with pytest.raises(AuthnError):
-        fresh_home.enrol("two", "Kamera \u00e4", now())
+        enrol(fresh_home, "two", "Kamera \u00e4", now())
     with pytest.raises((ClockBehindError, ClockError)):
-        fresh_home.enrol("two", "Camera", now() - timedelta(days=2))
+        enrol(fresh_home, "two", "Camera", now() - timedelta(days=2))
     assert [path.name for path in (fresh_home.path / "devices").iterdir()] == ["cam"]
     assert fresh_home.audit().findings == ()
 
@@ -144,7 +146,7 @@ def test_a_missing_part_says_so(fresh_home: Home, tmp_path: Path) -> None:
         fresh_home.lists()
     (fresh_home.path / "certificates" / "time-stamping.pem").unlink()
     with pytest.raises(HomeDamagedError):
-        fresh_home.authority(now())
+        fresh_home.authority(now)
     (fresh_home.path / "devices" / "cam" / "device.json").write_text("{}")
     with pytest.raises(HomeDamagedError):
         fresh_home.device("cam")
@@ -153,7 +155,7 @@ def test_a_missing_part_says_so(fresh_home: Home, tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["", "..", "../keys", "A", "a/b", ".a", "a" * 65, "a\n", "caf\u00e9"])
 def test_a_device_s_name_leads_nowhere_else(fresh_home: Home, name: str) -> None:
     with pytest.raises(UsageError):
-        fresh_home.enrol(name, "Camera", now())
+        enrol(fresh_home, name, "Camera", now())
     with pytest.raises(DeviceUnknownError):
         fresh_home.device(name)
     with pytest.raises(UsageError):
@@ -163,9 +165,9 @@ def test_a_device_s_name_leads_nowhere_else(fresh_home: Home, name: str) -> None
 def test_no_device_is_enrolled_over_another_or_over_the_service(fresh_home: Home) -> None:
     before = (fresh_home.path / "service" / "chain.pem").read_bytes()
     with pytest.raises(DeviceExistsError):
-        fresh_home.enrol("cam", "Camera", now())
+        enrol(fresh_home, "cam", "Camera", now())
     with pytest.raises(DeviceExistsError):
-        fresh_home.enrol("service", "Camera", now())
+        enrol(fresh_home, "service", "Camera", now())
     assert (fresh_home.path / "service" / "chain.pem").read_bytes() == before
 
 
@@ -267,7 +269,7 @@ def test_junk_in_the_place_of_a_part_is_damage_of_the_home(fresh_home: Home, jun
         "service/chain.pem": lambda: fresh_home.device("service"),
         "certificates/root.pem": fresh_home.own_lists,
         "certificates/time-root.pem": fresh_home.own_lists,
-        "certificates/time-stamping.pem": lambda: fresh_home.authority(now()),
+        "certificates/time-stamping.pem": lambda: fresh_home.authority(now),
     }
     for part, use in uses.items():
         kept = (fresh_home.path / part).read_bytes()
@@ -304,3 +306,14 @@ def test_the_home_of_another_user_is_not_called_damaged(
     for use in uses:
         with nobody(), pytest.raises(HomeUnreadableError, match="Permission denied"):
             use()
+
+
+def test_a_device_is_known_without_its_key_which_may_be_in_a_token_that_is_not_there(
+    fresh_home: Home,
+) -> None:
+    described = fresh_home.enrolled("cam")
+    assert described.pseudonym == fresh_home.device("cam").pseudonym
+    (fresh_home.path / "devices" / "cam" / "key.pem").unlink()
+    assert fresh_home.enrolled("cam") == described
+    with pytest.raises(KeyFileError):
+        fresh_home.device("cam")

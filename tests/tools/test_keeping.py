@@ -29,7 +29,8 @@ from storage.guard import GuardMissingError
 from storage.note import Algorithm, Note, VerifierKey
 from storage.policy import Policy
 from tools.errors import BackupOldError, BackupOtherError
-from tools.home import Home, create_home, open_home
+from tools.founding import create_home
+from tools.home import Home, open_home
 from tools.keeping import back_up, check_backup, put_back
 from tools.signing import sign_files
 

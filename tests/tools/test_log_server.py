@@ -22,7 +22,8 @@ from storage.policy import Policy
 from storage.receipt import Receipt
 from tools import log_server
 from tools.errors import HomeDamagedError, UsageError
-from tools.home import Home, create_home
+from tools.founding import create_home
+from tools.home import Home
 from tools.log_server import (
     LOOK_SECONDS,
     MAX_WRITERS_BYTES,

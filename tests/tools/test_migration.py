@@ -1,5 +1,6 @@
 """A home as the first release left it; `vectors/README.md` says how it was made."""
 
+import json
 import re
 import shutil
 import tarfile
@@ -10,7 +11,9 @@ from pathlib import Path
 import pytest
 
 import storage.errors
+from authn.device import encoded, issuer_key_id
 from authn.errors import KeyFileError
+from authn.identity import plan_digest
 from authn.keys import verify_note
 from storage.entry import Kind
 from storage.guard import Guard
@@ -19,7 +22,8 @@ from storage.migrations import migrate
 from storage.note import VerifierKey
 from tools.check import Chosen, beliefs, check_files, read_receipt
 from tools.errors import HomeDamagedError, HomeMissingError, HomeOutdatedError
-from tools.home import open_home
+from tools.founding import complete_home
+from tools.home import SERVICE, open_home
 from tools.migration import migrate_home
 from tools.own_log import OwnLog
 from tools.verdict import Headline, Ledger
@@ -100,6 +104,25 @@ def test_afterwards_it_goes_on(old: Path) -> None:
     assert not home.audit().findings
     with home.ledger_to_read() as ledger:
         assert ledger.payload(PICTURES["first.png"]) is None
+
+
+def test_the_registry_that_it_lacked_knows_the_devices_it_enrolled(old: Path) -> None:
+    migrate_home(old)
+    home = open_home(old)
+    with pytest.raises(HomeOutdatedError):
+        home.registry()
+    assert complete_home(home, now())
+    assert not complete_home(home, now())
+    with home.registry() as registry:
+        assert {each.name for each in registry.devices()} == {SERVICE, *home.devices()}
+        for name in (SERVICE, *home.devices()):
+            leaf = home.device(name).chain[0]
+            row = registry.certificate(issuer_key_id(leaf), f"{leaf.serial_number:x}")
+            assert row is not None
+            assert (row.device, row.der) == (name, encoded(leaf))
+            with home.ledger_to_read() as ledger:
+                payload = json.loads(ledger.payload(row.entry) or b"")
+            assert payload["certificate_plan"] == plan_digest(leaf).hex()
 
 
 def test_no_payload_stays_in_clear(old: Path) -> None:

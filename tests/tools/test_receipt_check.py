@@ -16,7 +16,8 @@ from storage.entry import Kind
 from storage.note import Algorithm, Note, VerifierKey
 from storage.policy import Policy
 from tools.check import MAX_RECEIPT_BYTES, read_receipt
-from tools.home import Home, create_home
+from tools.founding import create_home
+from tools.home import Home
 from tools.receipt_check import NOT_HELD, checked
 
 REFUSED = (storage.errors.Error, tools.errors.Error)

@@ -40,7 +40,8 @@ from authn.profile import Profile
 from tools.check import Beliefs, Chosen, beliefs, check_files
 from tools.contradictions import Contradiction
 from tools.errors import OutputExistsError, UnwritableError
-from tools.home import Home, create_home
+from tools.founding import create_home
+from tools.home import Home
 from tools.report import (
     NO_ESTIMATE,
     Acceptance,

@@ -6,12 +6,16 @@ from pathlib import Path
 
 import pytest
 
+from authn.identity import Lifetime
 from authn.keys import verify_ed25519
+from authn.timestamp.relay import Need
 from storage.receipt import Receipt
 from tools.capture import Signed
-from tools.errors import CertificateOverError, MediaRefusedError, OutputExistsError
+from tools.errors import CertificateOverError, MediaRefusedError, OutputExistsError, UsageError
 from tools.home import Home
-from tools.signing import sign_files, signed_files
+from tools.issuance.own import enrol
+from tools.serials import SERIALS
+from tools.signing import Timestamps, sign_files, signed_files
 
 
 def now() -> datetime:
@@ -90,3 +94,37 @@ def test_a_certificate_past_its_time_signs_nothing(home: Home, plain_jpeg: Path,
             )
         )
     assert not (tmp_path / "out").exists()
+
+
+def test_where_later_will_do_a_unit_that_refuses_owes_a_token_and_keeps_nothing_from_being_signed(
+    fresh_home: Home, plain_jpeg: Path, tmp_path: Path
+) -> None:
+    (fresh_home.path / SERIALS).write_text("damaged\n")
+    refused, owed = (
+        next(sign_files(fresh_home, [plain_jpeg], tmp_path / name, "cam", now, timed=timed))
+        for name, timed in (("required", True), ("later", Timestamps(need=Need.LATER)))
+    )
+    assert isinstance(refused, Exception)
+    assert list((tmp_path / "required").iterdir()) == []
+    assert isinstance(owed, str), owed
+    assert "no proven time" in owed
+    assert f"a token is owed: run lightseal stamp {tmp_path / 'later' / 'plain.jpg'} later" in owed
+
+
+def test_where_later_will_do_a_unit_that_answers_dates_the_signature_now(
+    home: Home, plain_jpeg: Path, tmp_path: Path
+) -> None:
+    asked = Timestamps(need=Need.LATER)
+    (done,) = signed_files(home, [plain_jpeg], tmp_path / "out", "cam", now, timed=asked)
+    assert isinstance(done, Signed), done
+    assert done.provenance.time.not_after is not None
+    assert not done.owed
+
+
+def test_a_one_time_device_does_not_sign_with_the_key_that_would_link_its_captures(
+    fresh_home: Home, own_samples: Path, tmp_path: Path
+) -> None:
+    enrol(fresh_home, "quiet", "Quiet Camera", now(), lifetime=Lifetime.ONE_TIME, pool=1)
+    with pytest.raises(UsageError, match="lightseal capture"):
+        list(sign_files(fresh_home, [own_samples / "hills.jpg"], tmp_path, "quiet", now, timed=True))
+    assert list(tmp_path.glob("*.jpg*")) == []

@@ -16,7 +16,9 @@ from cryptography.x509 import ocsp
 
 from authn.device import read_chain
 from authn.keys import open_key
-from tools.home import Home, create_home
+from tools.founding import create_home
+from tools.home import Home
+from tools.issuance.own import enrol
 from tools.signing import sign_files
 
 HOUR = timedelta(hours=1)
@@ -69,7 +71,7 @@ def asking(responder: Responder, tmp_path: Path) -> Home:
     """A home whose certificates name the responder, as its lists do."""
     url = f"http://127.0.0.1:{responder.port}/ocsp/"
     made = create_home(tmp_path / "asking", "Asking Newsroom", url, now())
-    made.enrol("cam", "Asking Camera", now())
+    enrol(made, "cam", "Asking Camera", now())
     return made
 
 

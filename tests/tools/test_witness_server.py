@@ -23,7 +23,8 @@ from storage.policy import Policy, open_witnessed
 from storage.witness.client import RolledBackError, WitnessesMissingError
 from storage.witness.memory import Request, WitnessKeyOtherError
 from tools.errors import OutputExistsError, UsageError, WitnessMissingError
-from tools.home import Home, create_home, open_home
+from tools.founding import create_home
+from tools.home import Home, open_home
 from tools.log_server import WRITERS, add_writer, require_not_behind, witness_once
 from tools.receipt_check import NOT_HELD, checked
 from tools.witness_server import WitnessFolder
