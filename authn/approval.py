@@ -13,7 +13,7 @@ import re
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
-from authn.errors import Error
+from authn.errors import Error, IssuanceError
 from authn.evidence import Custody
 from authn.identity import Lifetime, Subject
 from authn.keys import KeyProvider, PublicKey, algorithm_of, signature_holds
@@ -25,9 +25,13 @@ TOLERANCE = timedelta(seconds=60)
 
 _CONTEXT = b"lightseal-approval-v1\n"
 _ENROLMENT = re.compile(r"[0-9a-f]{16,64}")
+_ORIGIN = re.compile(r"[!-~]{1,255}")
 _MAX_SPKI = 256
 _FIELDS = frozenset(
-    {"at", "custody", "enrolment", "evidence", "keys", "lifetime", "organisation", "product", "pseudonyms"}
+    {
+        *("at", "custody", "enrolment", "evidence", "keys", "lifetime"),
+        *("organisation", "origin", "product", "pseudonyms"),
+    }
 )
 
 
@@ -45,6 +49,8 @@ class Approval:
     `keys` are SubjectPublicKeyInfo in DER and `pseudonyms` what the ledger
     calls each of them. `evidence` is the SHA-256 of what the device proved
     with, as `custody` sums it up; both are the registration authority's word.
+    `origin` names the log of the home whose authority is to certify: another
+    one that knows the same registration key must refuse.
     """
 
     enrolment: str
@@ -56,9 +62,15 @@ class Approval:
     custody: Custody
     evidence: bytes
     at: datetime
+    origin: str
 
     def __post_init__(self) -> None:
-        Subject("XX", self.organisation, self.product)
+        try:
+            Subject("XX", self.organisation, self.product)
+        except IssuanceError as error:
+            raise ApprovalError(f"the approval names what no certificate can: {error}") from error
+        if not _ORIGIN.fullmatch(self.origin):
+            raise ApprovalError("an approval names the log of one home by its origin")
         if not _ENROLMENT.fullmatch(self.enrolment):
             raise ApprovalError("an enrolment is named by 16 to 64 hexadecimal digits")
         if not 1 <= len(self.keys) <= MAX_KEYS or len(set(self.keys)) != len(self.keys):
@@ -110,6 +122,7 @@ class Approval:
             "keys": [base64.b64encode(key).decode() for key in self.keys],
             "lifetime": self.lifetime.value,
             "organisation": self.organisation,
+            "origin": self.origin,
             "product": self.product,
             "pseudonyms": [name.hex() for name in self.pseudonyms],
         }
@@ -131,6 +144,7 @@ class Approval:
                 custody=Custody(fields["custody"]),
                 evidence=bytes.fromhex(fields["evidence"]),
                 at=datetime.strptime(fields["at"], "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=UTC),
+                origin=str(fields["origin"]),
             )
         except (ValueError, TypeError, RecursionError) as error:
             raise ApprovalError("the approval cannot be read") from error

@@ -132,7 +132,11 @@ def commitment(salt: bytes, link: bytes) -> bytes:
 
 def require_checkpoint(text: str) -> None:
     """Refuse a checkpoint that is too long; whose it is, and whether it is one, is not looked at."""
-    if len(text.encode("utf-8", "surrogatepass")) > MAX_CHECKPOINT:
+    try:
+        size = len(text.encode())
+    except UnicodeEncodeError as error:
+        raise MalformedCaptureError("a checkpoint is not text") from error
+    if size > MAX_CHECKPOINT:
         raise MalformedCaptureError("a checkpoint is longer than a note with its cosignatures can be")
 
 

@@ -48,7 +48,8 @@ class TrailingBytesError(MediaError):
 
     code = "media-trailing-bytes"
     remedy = (
-        "Sign the file as the device wrote it; if its camera leaves such bytes, use --with-trailing-bytes."
+        "Take the file as the device wrote it. If its camera leaves such bytes, 'lightseal sign"
+        " --with-trailing-bytes' signs it with them; as a device's own capture it is not signed."
     )
 
 

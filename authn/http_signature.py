@@ -52,6 +52,7 @@ _ONCE = frozenset(
         "transfer-encoding",
     }
 )
+_SIGNATURE = re.compile(r"([a-z*][a-z0-9_.*-]{0,31})=:([A-Za-z0-9+/]+={0,2}):", re.ASCII)
 _DIGEST = re.compile(r"sha-256=:([A-Za-z0-9+/]{43}=):", re.ASCII)
 _KEY_ID = re.compile(r"[0-9a-f]{64}", re.ASCII)
 _NONCE = re.compile(r"[A-Za-z0-9_-]{16,128}", re.ASCII)
@@ -211,9 +212,11 @@ def verify_request(
     # 4. When it was made (7.2.2), by this service's clock.
     created = given.created()
     if created > at + SKEW:
-        raise FutureError(f"the signature was made at {created:%H:%M:%S} UTC, which is still to come")
+        raise FutureError(
+            f"the signature was made at {created:%Y-%m-%d %H:%M:%S} UTC, which is still to come"
+        )
     if created < at - MAX_AGE or given.expired(at):
-        raise StaleError(f"the signature was made at {created:%H:%M:%S} UTC, more than a minute ago")
+        raise StaleError(f"the signature was made at {created:%Y-%m-%d %H:%M:%S} UTC, more than a minute ago")
     # 5. What the body must be (RFC 9530, 2).
     content = content_digest(request.header("content-digest"))
     # 6. Whose key, and by which algorithm: the registry says, the message must agree (RFC 9421, 7.3.6).
@@ -223,7 +226,8 @@ def verify_request(
     algorithm = _NAMES[algorithm_of(public)]
     if given.parameters.get("alg") != algorithm.algorithm_id:
         raise AlgorithmError("the message does not name the algorithm of the registered key")
-    # 7. The signature itself (3.2).
+    # 7. The signature itself (3.2), in the one form that it can have.
+    _require_one_form(request, given.label)
     _require_held(request, algorithm, key_id, public)
     return Signed(key_id, nonce, created, content, given.components)
 
@@ -238,7 +242,7 @@ def content_digest(header: str | None) -> bytes:
     found = _DIGEST.fullmatch((header or "").strip(" \t"))
     if found is None:
         raise DigestUnsupportedError("the request has no Content-Digest with SHA-256 alone")
-    return base64.b64decode(found[1])
+    return _decoded(found[1], DigestUnsupportedError("Content-Digest is not in canonical base64"))
 
 
 def content_digest_header(digest: bytes) -> str:
@@ -326,6 +330,24 @@ def _require_target(request: Request) -> None:
     authority = rest.partition("/")[0].lower()
     if (request.header("host") or "").lower() != authority:
         raise TargetError("the request was sent to another host than this one")
+
+
+def _require_one_form(request: Request, label: str) -> None:
+    """One member, under the label of Signature-Input, in base64 without stray bits (RFC 4648, 3.5)."""
+    found = _SIGNATURE.fullmatch((request.header("signature") or "").strip(" \t"))
+    if found is None or found[1] != label:
+        raise MissingSignatureError("Signature is not the one signature that Signature-Input describes")
+    _decoded(found[2], RequestSignatureError("the signature is not in canonical base64"))
+
+
+def _decoded(text: str, refusal: RequestSignatureError) -> bytes:
+    try:
+        data = base64.b64decode(text, validate=True)
+    except ValueError as error:
+        raise refusal from error
+    if base64.b64encode(data).decode() != text:
+        raise refusal
+    return data
 
 
 def _require_held(

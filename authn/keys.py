@@ -2,7 +2,9 @@
 
 A `KeyProvider` is whatever can sign without giving its key away: here a key in
 a file; tokens, TPMs, programs and services are in `authn.custody`. Every signature
-is verified before it leaves. Python cannot wipe memory: a key in a file is in this
+that a provider's `sign` returns was verified under its public key. A time-stamp unit whose
+key is a file signs past it (`authn.timestamp.doubling`): its signatures are made twice and
+compared, and of them the first, and every 64th after it, are verified. Python cannot wipe memory: a key in a file is in this
 process too, and proves nothing of custody (evidence label E0).
 """
 
@@ -185,8 +187,10 @@ def generate_ml_dsa_44() -> NoteKey:
 
 
 def algorithm_of(public_key: PublicKey) -> Algorithm:
-    """How a key of this kind signs."""
+    """How a key of this kind signs. Refuses an Ed25519 key under which anybody can sign, as of no kind of ours."""
     if isinstance(public_key, ed25519.Ed25519PublicKey):
+        if not _proves(public_key.public_bytes_raw()):
+            raise KeyNotOursError("an Ed25519 key is of small order, or not written in its one form")
         return Algorithm.EDDSA
     if public_key.curve.name in _CURVES:
         return _CURVES[public_key.curve.name]
@@ -197,6 +201,8 @@ def signature_holds(public_key: PublicKey, algorithm: Algorithm, signature: byte
     """Whether `signature`, in the form `KeyProvider.sign` returns, is one over `data`."""
     try:
         if isinstance(public_key, ed25519.Ed25519PublicKey):
+            if not _proves(public_key.public_bytes_raw()):
+                return False
             public_key.verify(signature, data)
         else:
             digest, size = _ECDSA[algorithm]
@@ -215,10 +221,7 @@ def verify_ed25519(public: bytes, signature: bytes, message: bytes) -> bool:
     Refuses keys of small order and keys not in their one canonical form, under
     which a signature would prove nothing (RFC 8032, 5.1.7).
     """
-    if len(public) != 32 or len(signature) != 64:
-        return False
-    y = int.from_bytes(public, "little") & ((1 << 255) - 1)
-    if y >= _P or y in _SMALL_ORDER:
+    if len(public) != 32 or len(signature) != 64 or not _proves(public):
         return False
     try:
         ed25519.Ed25519PublicKey.from_public_bytes(public).verify(signature, message)
@@ -327,6 +330,12 @@ def store_key(path: Path, key: SigningKey | NoteKey, passphrase: bytes | None) -
         with suppress(OSError):
             path.unlink()
         raise KeyFileError(f"the key file cannot be written: {error.strerror}") from error
+
+
+def _proves(public: bytes) -> bool:
+    """Whether 32 bytes can be a key of which signatures prove anything: one canonical form, no small order."""
+    y = int.from_bytes(public, "little") & ((1 << 255) - 1)
+    return y < _P and y not in _SMALL_ORDER
 
 
 def _open_private(uri: str, passphrase: bytes | None) -> PrivateKeyTypes:

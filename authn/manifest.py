@@ -14,7 +14,7 @@ from typing import Any, BinaryIO, Self
 
 import c2pa
 
-from authn.errors import SigningError, TimestampError
+from authn.errors import Error, SigningError, TimestampError
 from authn.evidence import Credentials
 from authn.media import Media
 from authn.plain import plain
@@ -218,9 +218,10 @@ def write(
     """
     media.stream.seek(0)
     context = c2pa.Context.from_dict(_WRITING)
+    keeper = _Keeper(sign)
     try:
         with (
-            c2pa.Signer.from_callback(sign, c2pa.C2paSigningAlg.ES256, chain_pem, authority_url) as signer,
+            c2pa.Signer.from_callback(keeper, c2pa.C2paSigningAlg.ES256, chain_pem, authority_url) as signer,
             c2pa.Builder(claim, context) as builder,
         ):
             if parent is not None:
@@ -229,9 +230,26 @@ def write(
                 media.stream.seek(0)
             builder.sign(signer, media.kind.value, media.stream, out)
     except c2pa.C2paError as error:
+        if keeper.fault is not None:
+            raise keeper.fault from error
         reason = plain(str(error), 160)
         if "imestamp" in reason or "ime stamp" in reason or "TimeStamp" in reason:
             raise TimestampError(f"the authority gave no token that stands ({reason})") from error
         raise SigningError(f"the file cannot carry a signed record ({reason})") from error
     finally:
         context.close()
+
+
+class _Keeper:
+    """Remembers why a key did not sign: the SDK swallows it, and calls the signature invalid."""
+
+    def __init__(self, sign: Callable[[bytes], bytes]) -> None:
+        self._sign = sign
+        self.fault: Error | None = None
+
+    def __call__(self, data: bytes) -> bytes:
+        try:
+            return self._sign(data)
+        except Error as error:
+            self.fault = error
+            raise

@@ -14,7 +14,8 @@ What the labels prove, of the key that will sign claims:
 
 - E0: nothing. Also the most that App Attest gives, since the key it attests
   signs requests and never a claim.
-- E1: its operator says so; or a TPM certified it, and whose TPM that is was not shown.
+- E1: its operator says so. The device's own word is no more than E0, and neither is a TPM's whose maker is
+  not known: software can write either.
 - E2: it was generated in, and cannot leave, hardware whose maker we pinned.
 - E3: E2, and the product's own app asked for it on a device with locked,
   verified boot and recent patches.

@@ -170,8 +170,10 @@ def _chain_rules(chain: Sequence[x509.Certificate], pinned: frozenset[bytes], at
         yield Rule("chain-length", f"{len(chain)} certificates are not what such a chain has")
     for place, certificate in enumerate(chain):
         issuer = chain[min(place + 1, len(chain) - 1)]
-        if not certificates.issued(issuer, certificate) or weak_signature(certificate) or weak_key(issuer):
+        if not certificates.issued(issuer, certificate):
             yield Rule("chain-signature", f"certificate {place} is not signed by the one above it")
+        if weak_signature(certificate) or weak_key(issuer):
+            yield Rule("chain-weak", f"certificate {place} is signed in a way that is not accepted any more")
         # Some factory attestation keys were certified as if they were no authority's.
         excused = place == 1 and provisioning is Provisioning.FACTORY
         if place and not excused and not certificates.authority(certificate):
@@ -334,18 +336,19 @@ def _day(level: int | None) -> date | None:
 
 
 def _pin(chain: Sequence[x509.Certificate], description: KeyDescription) -> bytes:
-    """What stays the same when the device comes back.
+    """What stays the same when the device comes back; never only this device's own.
 
-    A factory's attestation key does. A remotely provisioned one lives for weeks, so
-    there it is the level and the key that the system is verified with: the same for
-    every phone of a maker's line, and so a weak pin. Empty if the hardware states none.
+    A factory's attestation key does, and a batch of phones has it: the Android CDD, 9.11,
+    has one shared among 100 000. A remotely provisioned one lives for weeks, so there it is
+    the level and the key that the system is verified with: the same for every phone of a
+    maker's line. Empty if the hardware states none, as where that key is all zeros.
     """
     if _provisioning(chain) is Provisioning.FACTORY:
         return hashlib.sha256(
             b"android-factory\0" + roots.spki_of(chain[-1]) + roots.spki_of(chain[1])
         ).digest()
     root = description.hardware.root_of_trust
-    if root is None or not root.boot_key:
+    if root is None or len(set(root.boot_key)) < 2:
         return b""
     return hashlib.sha256(b"android-remote\0" + bytes([description.level]) + root.boot_key).digest()
 
@@ -371,6 +374,6 @@ def _signer(signer: object) -> bytes:
 def _identifier(value: object) -> bytes | None:
     if value is None:
         return None
-    if not isinstance(value, str) or not 0 < len(value) <= 64:
+    if not isinstance(value, str) or not 0 < len(value) <= 64 or not value.isprintable():
         raise EvidenceError("a brand, manufacturer or model in the product's Android rules is not short text")
     return value.encode()

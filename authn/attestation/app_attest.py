@@ -132,7 +132,7 @@ def judge(evidence: Evidence, expectation: Expectation, at: datetime) -> Judgeme
     attestation = _read(evidence)
     broken = tuple(_attestation_rules(attestation, expectation, at))
     pin = b"" if broken else hashlib.sha256(roots.spki_of(attestation.leaf)).digest()
-    return Judgement(Custody.E0, b"", pin, broken)
+    return Judgement(Custody.E0, b"", pin, broken, pin_is_own=bool(pin))
 
 
 def judge_assertion(data: bytes, expectation: AssertionExpectation) -> AssertionJudgement:

@@ -67,6 +67,8 @@ class Judgement:
     serials: tuple[str, ...] = ()
     """The certificate serials that were looked up in status lists, in lower-case hex without leading zeros."""
     warnings: tuple[Rule, ...] = ()
+    pin_is_own: bool = False
+    """Whether the pin is a key that only this device has; else a whole batch or line of devices shows the same."""
 
     @property
     def refused(self) -> bool:

@@ -5,7 +5,8 @@ The chain of reasons, each from the one before:
   2. the TPM gave back a secret that it opens only if the EK and the attestation key (AK) are both in it;
   3. the AK is restricted: it signs nothing that begins with TPM_GENERATED but what the TPM itself made;
   4. the AK certified the claim key, bound to this enrolment: made in the TPM, and never leaves it.
-All four: custody E2. Only 3 and 4: the operator's word that there is a TPM, E1. Less: E0.
+All four: custody E2. Only 3 and 4: the word of whoever set the device up that there is a TPM, E1, which
+is worth something only if that is the operator: software can write such a statement. Less: E0.
 
 NOT verified: which software asks the TPM to sign, and whether the machine around it booted as it should
 (no PCR is looked at). Whether a maker has withdrawn the EK certificate is not asked; its serial number
@@ -185,7 +186,7 @@ def judge(evidence: Evidence, expectation: Expectation, at: datetime) -> Judgeme
     names = {rule.name for rule in broken}
     custody = Custody.E0 if names - _LOWERING else Custody.E1 if names else Custody.E2
     pin = hashlib.sha256(ak.encoded).digest()
-    return Judgement(custody, _spki(claim), pin, broken, serials)
+    return Judgement(custody, _spki(claim), pin, broken, serials, pin_is_own=True)
 
 
 def judge_counter(reading: CounterReading, ak: bytes, expected: bytes) -> Count:

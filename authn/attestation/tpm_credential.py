@@ -3,13 +3,16 @@
 A secret is encrypted to a TPM's endorsement key and tied to the name of another key. A TPM gives it back
 only if both keys are in it (TPM 2.0 Library, Part 1, clause 24; Annexes B.10.4 and C.6.4). That the first
 key belongs to a TPM at all is what its certificate says, and the caller must have that checked.
+
+This module is a door to the system's chance: each challenge has a seed or an ephemeral key of its own,
+made here. It is no argument, since whoever could choose or repeat it could read the secret.
 """
 
 import hashlib
 import hmac
 import json
-import os
 import re
+import secrets
 from dataclasses import dataclass
 from typing import Self
 
@@ -100,7 +103,7 @@ def make_credential(ek: bytes, ak: bytes, secret: bytes) -> Credential:
     # 1. A seed that only the endorsement key can open (Annex B.10.4 for RSA, C.6.4 for ECC).
     if isinstance(public.key, rsa.RSAPublicKey):
         function = digest_of(public.name_algorithm)
-        seed = os.urandom(digest.digest_size)
+        seed = secrets.token_bytes(digest.digest_size)
         try:
             wrapped = public.key.encrypt(seed, padding.OAEP(padding.MGF1(function), function, _IDENTITY))
         except ValueError as error:  # an even modulus, for one

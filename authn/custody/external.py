@@ -30,8 +30,9 @@ import signal
 import subprocess
 import tempfile
 import time
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
+from typing import BinaryIO
 
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519
@@ -121,28 +122,41 @@ def open_program_key(address: ProgramAddress, patience: float = PATIENCE) -> Pro
 
 def _run(program: Path, request: bytes, patience: float) -> bytes:
     """Run the program once, for at most `patience` seconds and 64 KiB."""
-    with tempfile.TemporaryFile() as question:  # a file, so that writing it never waits for the program
-        question.write(request)
-        question.seek(0)
-        try:
-            process = subprocess.Popen(  # noqa: S603 - only we or root can change it, and no arguments
-                [program],
-                stdin=question,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.DEVNULL,
-                env=_ENVIRONMENT,
-                cwd="/",
-                start_new_session=True,
-            )
-        except OSError as error:
-            raise KeyGoneError(f"the program of a key cannot be started: {error.strerror}") from error
-    with process:
+    with _question(request) as question, _started(program, question) as process:
         try:
             return _answer(process, patience)
         finally:
             if process.returncode is None:  # not yet waited for, so the number is still its own
                 with suppress(ProcessLookupError, PermissionError):
                     os.killpg(process.pid, signal.SIGKILL)
+
+
+def _question(request: bytes) -> BinaryIO:
+    """The request in a file without a name, so that writing it never waits for the program."""
+    try:
+        with ExitStack() as opened:
+            question = opened.enter_context(tempfile.TemporaryFile())
+            question.write(request)
+            question.seek(0)
+            opened.pop_all()
+    except OSError as error:  # no folder, no descriptor, or no room
+        raise KeyBusyError(f"a program's question cannot be put in a file: {error.strerror}") from error
+    return question
+
+
+def _started(program: Path, question: BinaryIO) -> "subprocess.Popen[bytes]":
+    try:
+        return subprocess.Popen(  # noqa: S603 - only we or root can change it, and no arguments
+            [program],
+            stdin=question,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            env=_ENVIRONMENT,
+            cwd="/",
+            start_new_session=True,
+        )
+    except OSError as error:
+        raise KeyGoneError(f"the program of a key cannot be started: {error.strerror}") from error
 
 
 def _answer(process: "subprocess.Popen[bytes]", patience: float) -> bytes:

@@ -4,13 +4,18 @@ The public key is fetched once, and signatures are asked for under the ARN that 
 alias that is pointed elsewhere later changes nothing unseen. KMS gets the hash (MessageType DIGEST);
 what is signed may be longer than the 4,096 bytes it would hash itself.
 
-boto3 is given everything and looks for nothing: no ~/.aws, no profile, no setting in the environment,
+boto3 is given everything and looks for nothing: no ~/.aws, no profile, no other setting in the environment,
 no metadata service. Credentials come from where the URI says:
 
     credentials=environment   AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_SESSION_TOKEN (the default)
     credentials=file:PATH     a file that nobody else may use, as `aws configure export-credentials` prints:
                               {"AccessKeyId": …, "SecretAccessKey": …[, "SessionToken": …]}
     credentials=instance      asks the container's or the machine's metadata service, over the network
+
+This module is a door to the environment, and reads of it those three names, and with
+credentials=instance the names by which containers and machines are told of their service (AWS_CONTAINER_…,
+AWS_EC2_METADATA_SERVICE_ENDPOINT). It is read when it is needed and not handed in, since a key that was sent
+to another process finds credentials in that one's.
 
 Credentials that have run out are read again at the next call. Two attempts are made, each with a time
 limit, since KMS says itself when to come again. Not verified: that KMS keeps the key in hardware.

@@ -17,6 +17,7 @@ A library that never returns keeps us waiting: PKCS#11 has no time limit.
 import fcntl
 import hashlib
 import os
+import secrets
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -238,10 +239,11 @@ def open_token_key(address: TokenAddress, load: Load = pkcs11.lib) -> TokenKey:
 def make_token_key(address: TokenAddress, algorithm: Algorithm) -> TokenKey:
     """Make a new key pair inside the token, under the address's label and id, and open it.
 
-    Private, sensitive and not extractable; a name that is taken is refused.
+    Private, sensitive and not extractable; a name that is taken is refused. The token takes the key's
+    chance from itself; an id that the address does not give is from this machine's, and no secret.
     """
     module = _module(address.module, pkcs11.lib)
-    identity = address.id or os.urandom(8)
+    identity = address.id or secrets.token_bytes(8)
     label = {} if address.label is None else {Attribute.LABEL: address.label}
     with module.session(address) as session:
         for taken in (label, {Attribute.ID: identity}):
@@ -376,8 +378,13 @@ def _attribute(thing: Any, name: Attribute) -> Any:
 
 
 def _public_key(point: bytes) -> PublicKey:
-    """Read CKA_EC_POINT: an OCTET STRING with the point, or, from some tokens, the bare point."""
-    bare = point[2:] if point[:2] == bytes((4, len(point) - 2 & 0xFF)) else point
+    """Read CKA_EC_POINT: an OCTET STRING with the point, or, from some tokens, the bare point.
+
+    The length says which, and nothing else does: one bare point in 256 begins as an OCTET STRING would.
+    """
+    bare = point if len(point) in (_ED25519, *_CURVES) else point[2:]
+    if bare is not point and point[:2] != bytes((4, len(bare) & 0xFF)):
+        raise KeyNotOursError("a token's public key is neither a point nor one in an OCTET STRING")
     try:
         if len(bare) == _ED25519:
             return ed25519.Ed25519PublicKey.from_public_bytes(bare)

@@ -2,13 +2,14 @@
 
     file:PATH[?pin-source=file:PATH]
     pkcs11:token=T;object=O[;id=%01][;serial=S]?module-path=PATH&pin-source=file:PATH      (RFC 7512)
-    tpm:PATH[?tcti=NAME:SETTINGS][&pin-source=file:PATH]
+    tpm:PATH[?tcti=device|swtpm|mssim|tabrmd[:SETTINGS]][&pin-source=file:PATH]
     exec:PATH[?key=NAME]
     awskms:KEY-ID-OR-ARN[?region=R][&endpoint=URL][&credentials=environment|instance|file:PATH]
 
 The PATH of file:, tpm: and exec: stands as it is, up to the first '?'; everything else is
 percent-decoded once. An attribute that we do not know is refused, never skipped, since what it says
-would be lost. `pin-value` is refused: a PIN in a URI ends in logs and process lists.
+would be lost. `pin-value` is refused: a PIN in a URI ends in logs and process lists. Of the ways to a TPM
+that its library knows, those that run a command or load another library (cmd:, pcap:, a path) are refused.
 Says nothing of whether the key exists. No error repeats the URI, which may hold a secret by mistake.
 """
 
@@ -26,7 +27,7 @@ ENVIRONMENT, INSTANCE = "environment", "instance"
 _MAX_URI = 4096
 _PERCENT = re.compile(r"%(?![0-9A-Fa-f]{2})")
 _TEXT = re.compile(r"[^\x00-\x1f\x7f\ud800-\udfff]+")
-_TCTI = re.compile(r"[a-z0-9-]{1,32}(?::[\x21-\x7e]*)?")
+_TCTI = re.compile(r"(?:device|swtpm|mssim|tabrmd)(?::[\x21-\x7e]*)?")
 _REGION = re.compile(r"[a-z]{2}(?:-[a-z]+){1,3}-[0-9]{1,2}")
 _KEY_NAME = re.compile(r"[A-Za-z0-9._/:-]{1,256}")
 _KMS_ID = re.compile(r"(?:mrk-)?[0-9a-f-]{32,64}|alias/[A-Za-z0-9/_-]{1,250}")
@@ -124,8 +125,8 @@ def parse(uri: str) -> Address:
         case "pkcs11":
             address = _token(_attributes(path, ";"), attributes)
         case "tpm":
-            tcti = attributes.pop("tcti", DEFAULT_TCTI.encode())
-            address = TpmAddress(_absolute(path), _matching(_TCTI, tcti, "tcti"), _secret(attributes))
+            tcti = _tcti(_text(attributes.pop("tcti", DEFAULT_TCTI.encode())))
+            address = TpmAddress(_absolute(path), tcti, _secret(attributes))
         case "exec":
             key = attributes.pop("key", None)
             named = None if key is None else _matching(_KEY_NAME, key, "key")
@@ -157,6 +158,12 @@ def _token(path: dict[str, bytes], query: dict[str, bytes]) -> TokenAddress:
     if pin is None:
         raise KeyAddressError("a key's URI names no pin-source, the file of the token's PIN")
     return TokenAddress(label["token"], label["serial"], label["object"], identity, module, pin)
+
+
+def _tcti(text: str) -> str:
+    if not _TCTI.fullmatch(text):
+        raise KeyAddressError("the tcti in a key's URI is not device, swtpm, mssim or tabrmd, with settings")
+    return text
 
 
 def _kms(key: str, query: dict[str, bytes]) -> KmsAddress:

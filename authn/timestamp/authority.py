@@ -31,11 +31,10 @@ from authn.errors import (
 )
 from authn.keys import Algorithm, KeyProvider
 from authn.profile import Profile, check_profile
-from authn.timestamp.clock import floor_doubt
+from authn.timestamp.clock import ACCURACY, floor_doubt
 from authn.timestamp.doubling import signer_of
 from authn.timestamp.request import TimeStampRequest, UnknownHashError
 
-ACCURACY_SECONDS = 1
 SERIALS_AT_ONCE = 1 << 16
 # How long a key stamps where its certificate does not say (EN 319 421, 7.6.3: shorter than the certificate).
 KEY_USE = timedelta(days=3 * 366)
@@ -59,7 +58,17 @@ _ALGORITHMS = {
     Algorithm.ES384: ("sha384", "2.16.840.1.101.3.4.2.2", "1.2.840.10045.4.3.3"),
 }
 _GRANTED = der.sequence(der.integer(0))
-_ACCURACY = der.sequence(der.integer(ACCURACY_SECONDS))
+_ACCURACY = der.sequence(der.integer(ACCURACY // timedelta(seconds=1)))
+
+
+class UnsafeClockError(TimestampError):
+    """No time can be given: the clock cannot be relied on."""
+
+    code = "clock-unsafe"
+    remedy = (
+        "Set the clock right with a time service and start again; never turn it to make this pass. If it was a wrong"
+        " clock that dated what is on record, wait until that time has come."
+    )
 
 
 class RecordingError(TimestampError):
@@ -142,11 +151,12 @@ class Safeguards:
 
     `doubt(now)` names a reason not to believe the clock; `floor` returns a time that no token may
     lie before; both are asked for every token and have to answer at once. `record` puts a token
-    on record, durably, before it leaves, and raises `RecordingError` where it cannot.
+    on record, durably, before it leaves, and raises `RecordingError` where it cannot. To do without
+    a doubt or a floor has to be said, with `never_doubt` and `no_floor`.
     """
 
-    doubt: Callable[[datetime], str | None] = never_doubt
-    floor: Callable[[], datetime | None] = no_floor
+    doubt: Callable[[datetime], str | None]
+    floor: Callable[[], datetime | None]
     record: Callable[[Issued], None] = kept_nowhere
 
 
@@ -170,7 +180,7 @@ class Authority:
         policy: str,
         clock: Callable[[], datetime],
         serials: Iterator[int],
-        safeguards: Safeguards = Safeguards(),
+        safeguards: Safeguards,
     ) -> None:
         _require_fitting(key, chain)
         leaf = chain[0]
@@ -274,6 +284,15 @@ class Authority:
             return refusal(SYSTEM_FAILURE, "the token could not be recorded")
         return frame.granting + token
 
+    def require_time(self) -> None:
+        """Raise `UnsafeClockError`, which says more to people here than a refusal can, if the clock is unsafe now.
+
+        Promises nothing for later; each request is judged again.
+        """
+        with self._lock:
+            if doubt := self._clock_doubt(self._clock()):
+                raise UnsafeClockError(f"no time can be given: {doubt}")
+
     def _framed(self, statement: int, signature: int, certificates: int) -> "_Frame":
         """What stands around statement, certificates and signature of these sizes (RFC 5652, 5.1 and 5.3)."""
         closing = self._signer_tail + _opened(der.OCTET_STRING, b"", signature)
@@ -291,12 +310,17 @@ class Authority:
         )
 
     def _doubt(self, now: datetime) -> str | None:
-        """Why no time can be given now; the order is that of cost."""
-        if self._last is not None and now < self._last:
-            return "the clock ran backwards"
+        """Why no time can be given now."""
         if not self._begins <= now <= self._ends:
             return "the time-stamp unit's certificate, or its key's time of use, does not cover this moment"
-        if reason := floor_doubt(now, self._safeguards.floor()):
+        return self._clock_doubt(now)
+
+    def _clock_doubt(self, now: datetime) -> str | None:
+        """Why the clock cannot be relied on; the order is that of cost."""
+        if self._last is not None and now < self._last:
+            return "the clock ran backwards"
+        # A token says the whole second, so it is the second that must not lie below what is on record.
+        if reason := floor_doubt(now.replace(microsecond=0), self._safeguards.floor()):
             return reason
         return self._safeguards.doubt(now)
 

@@ -1,12 +1,15 @@
 """Sign twice from two copies of one key, compare, and verify some of it: the check of a unit that signs all day.
 
-A signature with a fault in it can give the key away, so none may leave unchecked. To verify
-each costs 2.7 times what signing costs. Deterministic signatures (RFC 6979) can be compared
+A signature with a fault in it can give the key away, so none may leave unchecked. This check is
+not the one that every other key's signatures get, which is to be verified: that costs 2.7 times
+what signing costs. Deterministic signatures (RFC 6979) can be compared
 instead: two computations, from two copies of the key in different places of memory, come to
 the same bytes unless one of them went wrong. What would go wrong twice in the same way, a
 broken processor or library, is not seen at once; it is by the first signature and every
-`EVERY`th after it, which are verified under the certificate's key as well. After one
-difference nothing is signed any more.
+`EVERY`th after it, which are verified under the certificate's key as well; the first is made
+at the start, over nothing that matters, and thrown away. In between, up to `EVERY` - 1
+signatures leave that were compared and not verified. After one difference, or one signature that does
+not verify, nothing is signed any more.
 """
 
 import itertools

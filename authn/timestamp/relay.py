@@ -2,10 +2,12 @@
 
 A reply counts when it grants what was asked for: this digest, this nonce, a time within a
 minute of now, a signer who leads to the time-stampers' list, and both judgements of
-`authn.timestamp.token`. Two authorities are two only if they end in different anchors and sign
-with different keys; that they are not in league is nothing that can be seen from here.
+`authn.timestamp.token`. Two authorities are two only if no key stands on paths of both: neither
+what they sign with, nor what certified it up to any anchor of ours, under however many
+certificates. That they are not in league is nothing that can be seen from here.
 """
 
+import itertools
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -54,16 +56,20 @@ class Stamped:
     evidence: TimeEvidence
 
     @property
-    def anchor(self) -> bytes:
-        """What the authority's path ends in."""
-        return self.evidence.path[-1].public_bytes(Encoding.DER)
+    def keys(self) -> frozenset[bytes]:
+        """What the authority signs with, and what certified it on every path to our anchors.
 
-    @property
-    def key(self) -> bytes:
-        """What the authority signs with."""
-        return (
-            self.evidence.path[0].public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+        Keys (SubjectPublicKeyInfo) and not certificates: one key can have many.
+        """
+        return frozenset(
+            each.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+            for path in (self.evidence.path, *self.evidence.others)
+            for each in path
         )
+
+    def is_independent_of(self, other: "Stamped") -> bool:
+        """Whether nobody's one key could have made both tokens, or the certificates of both."""
+        return self.keys.isdisjoint(other.keys)
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,13 +117,10 @@ def judge(
 
 
 def enough(stamped: Iterable[Stamped], need: Need) -> tuple[Stamped, ...] | None:
-    """The first tokens that satisfy `need`, as they came; nothing while they do not."""
-    chosen: list[Stamped] = []
-    for each in stamped:
-        if all(each.anchor != other.anchor and each.key != other.key for other in chosen):
-            chosen.append(each)
-        if len(chosen) == need.tokens:
-            return tuple(chosen)
+    """The first tokens that satisfy `need`, as they came; nothing while none do, whichever are put together."""
+    for chosen in itertools.combinations(stamped, need.tokens):
+        if all(one.is_independent_of(other) for one, other in itertools.combinations(chosen, 2)):
+            return chosen
     return None
 
 

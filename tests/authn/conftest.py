@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives import hashes
 
 from authn import identity, keys
 from authn.profile import Profile
-from authn.timestamp.authority import Authority, serials_from
+from authn.timestamp.authority import Authority, Safeguards, never_doubt, no_floor, serials_from
 from authn.trust import Purpose, TrustList
 
 STAMPING_POLICY = "1.3.6.1.4.1.62558.1.1"
@@ -62,6 +62,7 @@ class StampKit:
             STAMPING_POLICY,
             clock or (lambda: datetime.now(UTC)),
             serials_from(time.time_ns()),
+            Safeguards(never_doubt, no_floor),
         )
 
 

@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 
 from authn import keys
 from authn.approval import LIFE, MAX_APPROVAL, MAX_KEYS, Approval, ApprovalError
-from authn.errors import IssuanceError
 from authn.evidence import Custody
 from authn.identity import Lifetime, spki_of
 
@@ -32,6 +31,7 @@ def approval(**changed: object) -> Approval:
         "custody": Custody.E2,
         "evidence": bytes(range(32)),
         "at": NOW,
+        "origin": "lightseal.example/lab",
     }
     return Approval(**(fields | changed))  # type: ignore[arg-type]
 
@@ -87,10 +87,13 @@ def test_it_holds_for_five_minutes(seconds: int, holds: bool) -> None:  # noqa: 
         {"pseudonyms": (bytes(31),)},
         {"evidence": b""},
         {"at": NOW.replace(microsecond=1)},
+        {"origin": ""},
+        {"origin": "two words"},
+        {"origin": "x" * 256},
     ],
 )
 def test_what_cannot_be_approved_is_not(change: dict[str, object]) -> None:
-    with pytest.raises((ApprovalError, IssuanceError)):
+    with pytest.raises(ApprovalError):
         approval(**change)
 
 
@@ -101,6 +104,9 @@ def test_it_can_be_written_in_one_way_only() -> None:
         json.dumps(body | {"more": 1}, sort_keys=True, separators=(",", ":")).encode(),
         json.dumps({key: body[key] for key in body if key != "custody"}, separators=(",", ":")).encode(),
         json.dumps(body | {"custody": "E4"}, sort_keys=True, separators=(",", ":")).encode(),
+        json.dumps(body | {"organisation": ""}, sort_keys=True, separators=(",", ":")).encode(),
+        json.dumps(body | {"product": "Caméra"}, sort_keys=True, separators=(",", ":")).encode(),
+        json.dumps(body | {"origin": "\ud800"}, sort_keys=True, separators=(",", ":")).encode(),
         b"[]",
         b"",
     ):
@@ -126,6 +132,7 @@ def test_every_field_is_signed() -> None:
         {"custody": Custody.E3},
         {"evidence": bytes(32)},
         {"at": NOW + timedelta(seconds=1)},
+        {"origin": "lightseal.example/other"},
     ):
         assert replace(ours, **change).sign(RA).split(b"\n")[0] != ours.sign(RA).split(b"\n")[0]
 

@@ -159,3 +159,8 @@ def test_the_assertion_shows_no_place_in_the_chain() -> None:
     for hidden in (opening.salt, opening.previous, opening.media, opening.link):
         assert hidden.hex() not in text
     assert "123456789" not in text
+
+
+def test_half_a_character_in_a_checkpoint_is_refused_and_hashes_nothing() -> None:
+    with pytest.raises(MalformedCaptureError):
+        Link(FIRST, 1, bytes(32), "\ud800")

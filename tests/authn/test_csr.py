@@ -6,14 +6,14 @@ from pathlib import Path
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.hazmat.primitives.serialization import Encoding
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from authn import keys
+from authn import der, identity, keys
 from authn.csr import MAX_REQUEST, RequestError, RequestSignatureError, make_request, read_request
-from authn.errors import KeyNotOursError
+from authn.errors import IssuanceError, KeyNotOursError
 from authn.identity import spki_of
 
 KINDS = [keys.generate_p256, keys.generate_p384, keys.generate_ed25519]
@@ -44,6 +44,31 @@ def test_another_program_verifies_it(kind, tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stderr
     assert "OK" in done.stderr + done.stdout
+
+
+def test_no_request_and_no_certificate_is_made_for_a_key_that_needs_no_private_key(signer_kit) -> None:
+    """The identity of the curve: R = A and s = 0 sign every request, and every claim after it."""
+    point = (1).to_bytes(32, "little")
+    algorithm = der.sequence(der.oid("1.3.101.112"))
+    wanted = der.sequence(
+        der.integer(0),
+        der.sequence(),
+        der.sequence(algorithm, der.tagged(3, b"\0", point)),
+        der.tagged(0xA0),
+    )
+    forged = der.sequence(wanted, algorithm, der.tagged(3, b"\0", point + bytes(32)))
+    assert x509.load_der_x509_csr(forged).is_signature_valid
+    with pytest.raises(KeyNotOursError, match="small order"):
+        read_request(forged)
+    with pytest.raises((KeyNotOursError, IssuanceError)):
+        identity.plan_claim_signing(
+            identity.Subject("DE", "Lightseal Lab", "Lab Camera"),
+            ed25519.Ed25519PublicKey.from_public_bytes(point),
+            1 << 100,
+            signer_kit.at,
+            issuer=signer_kit.issuing,
+            ocsp_url="http://127.0.0.1:8888/ocsp/",
+        )
 
 
 def test_wishes_are_not_heard() -> None:

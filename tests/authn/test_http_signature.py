@@ -2,6 +2,7 @@
 
 import base64
 import hashlib
+import string
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -275,6 +276,54 @@ def test_a_header_that_decides_stands_there_once(name: str) -> None:
 def test_headers_have_limits(extra: tuple[tuple[str, str], ...]) -> None:
     with pytest.raises(HeaderError):
         verify(replace(signed(), headers=(*signed().headers, *extra)))
+
+
+_ALPHABET = string.ascii_uppercase + string.ascii_lowercase + string.digits + "+/"
+
+
+def test_a_signature_is_base64_in_one_form_only() -> None:
+    """The last of 86 digits holds two bits of the signature; four more say nothing and must be zero."""
+    sent = signed()
+    value = sent.header("signature") or ""
+    end = value.index("==:") - 1
+    place = _ALPHABET.index(value[end])
+    assert place % 16 == 0
+    raw = base64.b64decode(value.partition("=:")[2][:-1])
+    for other in range(place + 1, place + 16):
+        mutated = value[:end] + _ALPHABET[other] + value[end + 1 :]
+        assert base64.b64decode(mutated.partition("=:")[2][:-1]) == raw, (
+            "the same signature, for many readers"
+        )
+        with pytest.raises(RequestSignatureError, match="canonical"):
+            verify(changed(sent, "signature", value, mutated))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda value: value.replace("==:", ":"),
+        lambda value: value.replace("==:", "===:"),
+        lambda value: value + ";x=1",
+        lambda value: value.replace("device=", "other="),
+        lambda value: value + ", " + value.replace("device=", "other="),
+        lambda value: value[:-1],
+        lambda value: value.replace(":", '"'),
+        lambda _: "device=::",
+    ],
+)
+def test_the_signature_header_holds_the_one_signature_and_nothing_else(change) -> None:  # type: ignore[no-untyped-def]
+    sent = signed()
+    value = sent.header("signature") or ""
+    with pytest.raises(RequestSignatureError):
+        verify(changed(sent, "signature", value, change(value)))
+
+
+def test_a_content_digest_is_base64_in_one_form_only() -> None:
+    for other in "BCD":
+        text = "A" * 42 + other + "="
+        assert base64.b64decode(text) == bytes(32)
+        with pytest.raises(DigestUnsupportedError):
+            content_digest(f"sha-256=:{text}:")
 
 
 def test_two_signatures_are_refused() -> None:

@@ -7,12 +7,13 @@ import pytest
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, mldsa, rsa, utils
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 from hypothesis import given
 from hypothesis import strategies as st
 
 from authn import keys
 from authn.errors import KeyExposedError, KeyFileError, KeyLockedError, KeyNotOursError, SelfCheckError
+from authn.public_key import read_public_key
 
 PASSPHRASE = b"sixteen or more bytes"
 
@@ -312,3 +313,50 @@ def test_a_note_key_signs_no_capture_and_a_signing_key_no_ml_dsa_note(tmp_path: 
 
 def test_a_note_key_does_not_print_itself() -> None:
     assert repr(keys.generate_ml_dsa_44()) == "NoteKey()"
+
+
+_P = 2**255 - 19
+
+
+def _weak_points() -> list[bytes]:
+    """Every encoding, canonical or not, of the eight points of small order on edwards25519 (RFC 8032, 5.1), and
+    of others that are not in canonical form; found by the curve's own equation."""
+    d = -121665 * pow(121666, -1, _P) % _P
+    eight = int.from_bytes(
+        bytes.fromhex("26e8958fc2b227b045c3f489f2ef98f0d5dfac05d3c63339b13802886d53fc05"), "little"
+    )
+
+    def x_squared(y: int) -> int:
+        return (y * y - 1) * pow(d * y * y + 1, -1, _P) % _P
+
+    # Twice a point of order 8 has order 4, that is y = 0: x^2 = -y^2 for such a point (RFC 8032, 5.1.4).
+    assert x_squared(eight) == -eight * eight % _P
+    ys = {0, 1, _P - 1, eight, _P - eight, _P, _P + 1, *range(_P + 2, 2**255)}
+    return [(y | sign << 255).to_bytes(32, "little") for y in ys for sign in (0, 1)]
+
+
+def test_an_ed25519_key_that_needs_no_private_key_is_refused_at_every_door() -> None:
+    """With the identity as key, R = A and s = 0 sign every message."""
+    taken = 0
+    for public in _weak_points():
+        try:
+            key = ed25519.Ed25519PublicKey.from_public_bytes(public)
+        except ValueError:
+            continue
+        taken += 1
+        with pytest.raises(KeyNotOursError, match="small order"):
+            keys.algorithm_of(key)
+        signature = (1).to_bytes(32, "little") + bytes(32)
+        assert not keys.signature_holds(key, keys.Algorithm.EDDSA, signature, b"any message")
+        assert not keys.verify_ed25519(public, signature, b"any message")
+        with pytest.raises(KeyNotOursError, match="small order"):
+            read_public_key(key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo))
+    assert taken >= 8
+
+
+def test_no_message_is_signed_by_the_identity() -> None:
+    identity = ed25519.Ed25519PublicKey.from_public_bytes((1).to_bytes(32, "little"))
+    signature = (1).to_bytes(32, "little") + bytes(32)
+    identity.verify(signature, b"one message")
+    identity.verify(signature, b"and another")
+    assert not keys.signature_holds(identity, keys.Algorithm.EDDSA, signature, b"one message")

@@ -9,9 +9,9 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.x509.oid import AuthorityInformationAccessOID, NameOID
 from cryptography.x509.oid import ExtendedKeyUsageOID as Purpose
 
-from authn import keys
+from authn import identity, keys
 from authn.chain import build_chain
-from authn.profile import Profile, check_profile
+from authn.profile import Profile, Role, check_profile, check_role
 
 CLAIM = x509.ObjectIdentifier("1.3.6.1.4.1.62558.2.1")
 LEVEL = x509.ObjectIdentifier("1.3.6.1.4.1.62558.3")
@@ -213,6 +213,29 @@ def test_an_authority_that_borrows_its_issuers_name_is_judged_all_the_same(signe
     )
     found = rules((signer_kit.leaf, borrowed, signer_kit.root), Profile.POLICY, signer_kit.at)
     assert found == {"authority-purpose"}
+
+
+def test_a_certificate_of_ours_that_ends_as_it_begins_is_none(signer_kit, remake) -> None:
+    """Of `validity-negative` nobody else warns: no date is before the one nor after the other."""
+    begins = signer_kit.leaf.not_valid_before_utc
+    assert check_role(remake(signer_kit.leaf, signer_kit.issuing_key), Role.CLAIM_SIGNER) == ()
+    flawed = remake(signer_kit.leaf, signer_kit.issuing_key, not_after=begins)
+    assert {each.rule for each in check_role(flawed, Role.CLAIM_SIGNER)} == {"validity-negative"}
+
+
+def test_a_responder_must_say_that_nobody_asks_about_itself(signer_kit, remake) -> None:
+    """RFC 6960, 4.2.2.2.1: else whoever asks would have to ask about the responder first."""
+    responder = identity.plan_responder(
+        identity.Subject("DE", "Lightseal Lab", "Lab Status 1"),
+        keys.generate_p256().public_key,
+        x509.random_serial_number() | 1 << 64,
+        signer_kit.at,
+        issuer=signer_kit.issuing,
+    ).sign(signer_kit.issuing_key)
+    assert check_role(responder, Role.RESPONDER) == ()
+    silent = remake(responder, signer_kit.issuing_key, drop=[x509.OCSPNoCheck.oid])
+    found = {each.rule for each in check_role(silent, Role.RESPONDER)}
+    assert found == {"no-check", "extensions"}
 
 
 def test_a_violation_says_whose_certificate_it_is_about(signer_kit, remake) -> None:

@@ -10,11 +10,12 @@ from cryptography import x509
 from authn import der, keys
 from authn.errors import CertificateError
 from authn.identity import pem_chain
-from authn.timestamp.authority import Authority, serials_from
+from authn.timestamp.authority import Authority, Safeguards, never_doubt, no_floor, serials_from
 from authn.timestamp.request import TimeStampRequest
 from authn.timestamp.token import check_token
 
 DIGEST = hashlib.sha256(b"claim").digest()
+UNWATCHED = Safeguards(never_doubt, no_floor)
 
 
 def token_of(reply: bytes) -> bytes:
@@ -59,7 +60,9 @@ def test_a_p384_unit_works_too(stamp_kit, remake) -> None:
         public_key=key.public_key,
         put=[(x509.SubjectKeyIdentifier.from_public_key(key.public_key), False)],
     )
-    authority = Authority(key, (leaf, stamp_kit.root), "1.2.3", lambda: datetime.now(UTC), serials_from(1))
+    authority = Authority(
+        key, (leaf, stamp_kit.root), "1.2.3", lambda: datetime.now(UTC), serials_from(1), UNWATCHED
+    )
     token = token_of(authority.respond(TimeStampRequest(DIGEST).encode()))
     assert check_token(token, b"claim", (stamp_kit.time_stampers,), datetime.now(UTC)).proven
 
@@ -135,7 +138,7 @@ def test_a_unit_starts_only_with_its_own_fitting_certificate(stamp_kit, signer_k
         (keys.generate_ed25519(), (stamp_kit.leaf,)),
     ):
         with pytest.raises(CertificateError):
-            Authority(key, chain, "1.2.3", clock, serials)
+            Authority(key, chain, "1.2.3", clock, serials, UNWATCHED)
 
 
 def run(*command: str | Path) -> str:

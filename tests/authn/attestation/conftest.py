@@ -40,9 +40,9 @@ def application(packages: Sequence[Package] = (PACKAGE,), signers: Sequence[byte
     return der.octets(der.sequence(der.set_of(*named), der.set_of(*map(der.octets, signers))))
 
 
-def root_of_trust(locked: bytes = b"\xff", state: int = 0) -> bytes:
+def root_of_trust(locked: bytes = b"\xff", state: int = 0, key: bytes = b"boot key") -> bytes:
     return der.sequence(
-        der.octets(b"boot key"),
+        der.octets(key),
         der.tagged(1, locked),
         der.tagged(10, bytes([state])),
         der.octets(b"boot hash"),
@@ -91,6 +91,7 @@ class Party:
         extensions: Sequence[x509.ExtensionType] = (),
         *,
         authority: bool | None = True,
+        digest: hashes.HashAlgorithm | None = None,
     ) -> bytes:
         """A certificate; `days` are from AT, and `authority` None leaves the constraints out."""
         builder = (
@@ -106,7 +107,7 @@ class Party:
             builder = builder.add_extension(x509.BasicConstraints(authority, None), critical=True)
         for extension in extensions:
             builder = builder.add_extension(extension, critical=False)
-        return builder.sign(self.key, hashes.SHA256()).public_bytes(serialization.Encoding.DER)
+        return builder.sign(self.key, digest or hashes.SHA256()).public_bytes(serialization.Encoding.DER)
 
 
 def _party(name: x509.Name, curve: ec.EllipticCurve) -> Party:
@@ -136,6 +137,11 @@ class AndroidMaker:
     @property
     def spki(self) -> bytes:
         return _spki(self.key.key)
+
+    @staticmethod
+    def boot(key: bytes) -> dict[int, bytes]:
+        """What the hardware's list says of a verified boot with this key."""
+        return {704: root_of_trust(key=key)}
 
     @staticmethod
     def describe(

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from cryptography import x509
+from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_der_public_key
 
@@ -245,6 +246,35 @@ def test_a_remote_authority_must_be_one(maker, judge) -> None:
     assert names(judge(chain)) == {"chain-authority"}
 
 
+@pytest.mark.parametrize("place", [2, 3])
+def test_only_the_device_certificate_of_a_factory_is_excused_from_being_an_authority(
+    place: int, maker, judge
+) -> None:
+    chain = maker.factory(maker.leaf(maker.describe()))
+    assert judge(chain).custody is Custody.E3
+    above = [None, None, (maker.root, maker.batch), (maker.root, maker.root)][place]
+    assert above is not None
+    chain[place] = above[0].certify(above[1], 7, (-4000, -400), authority=False)
+    assert names(judge(chain)) == {"chain-authority"}
+
+
+def test_a_signature_over_a_weak_hash_is_refused(maker, judge) -> None:
+    chain = maker.remote(maker.leaf(maker.describe()))
+    chain[1] = maker.lower.certify(maker.device, 0xC0FFEE, digest=hashes.SHA224())
+    judgement = judge(chain)
+    assert names(judgement) == {"chain-weak"}
+    assert judgement.refused
+
+
+def test_a_signature_by_a_weak_key_is_refused(maker, judge) -> None:
+    lower = type(maker.lower)(maker.lower.name, ec.generate_private_key(ec.SECP224R1()))
+    chain = maker.remote(maker.leaf(maker.describe()))
+    chain[1:3] = [lower.certify(maker.device, 0xC0FFEE), maker.upper.certify(lower, 0xB2)]
+    judgement = judge(chain)
+    assert names(judgement) == {"chain-weak"}
+    assert judgement.refused
+
+
 def test_a_chain_without_a_statement_is_refused(maker, judge) -> None:
     assert names(judge(maker.remote(maker.leaf(None)))) == {"no-statement"}
 
@@ -287,6 +317,41 @@ def test_a_phone_that_comes_back_has_its_pin_and_another_has_not(maker, judge) -
     assert judge(maker.remote(leaf)).pin != judge(maker.remote(strongbox)).pin
 
 
+@pytest.mark.parametrize("key", [b"", bytes(32), b"\xff" * 32, b"\0"])
+def test_a_boot_key_that_is_none_pins_nothing(key: bytes, maker, judge) -> None:
+    """Unlocked phones of every maker, and test devices, state 32 zeros."""
+    judgement = judge(maker.remote(maker.leaf(maker.describe(maker.boot(key)))))
+    assert judgement.custody is Custody.E3
+    assert judgement.pin == b""
+    stated = judge(maker.remote(maker.leaf(maker.describe(maker.boot(bytes(31) + b"\1")))))
+    assert len(stated.pin) == 32
+
+
+def test_no_pin_of_a_phone_is_its_own(maker, judge) -> None:
+    """A batch of phones shares the factory's key, a line of phones the key of its system."""
+    leaf = maker.leaf(maker.describe())
+    assert not judge(maker.factory(leaf)).pin_is_own
+    assert not judge(maker.remote(leaf)).pin_is_own
+
+
+def test_no_public_phone_is_pinned_by_zeros(attestation_vectors: Path) -> None:
+    """Phones of four kinds and two makers once had one and the same pin."""
+    pins = []
+    for path in sorted((attestation_vectors / "android_real").glob("*.pem")):
+        chain = [x509.load_der_x509_certificate(each) for each in chain_of(path)]
+        try:
+            description = key_description.read(statement_of(chain_of(path)))
+        except EvidenceError:
+            continue
+        root = description.hardware.root_of_trust
+        if len(chain) > 1 and root is not None:
+            pins.append((root.boot_key, android._provisioning(chain), android._pin(chain, description)))
+    zeros = [pin for key, way, pin in pins if not any(key) and way is not android.Provisioning.FACTORY]
+    assert len(zeros) >= 2
+    assert set(zeros) == {b""}
+    assert any(pin for _, _, pin in pins)
+
+
 # The form of the evidence and of the rules.
 
 
@@ -320,7 +385,8 @@ def test_rules_are_read_as_they_are_written() -> None:
     [None, [], {"package": {}}, {"packages": {"org.a": [1]}}, {"signers": ["ab" * 32]},
      {"packages": {"org.a": []}, "signers": ["ab" * 32]}, {"packages": {"org.a": [True]}, "signers": ["ab" * 32]},
      {"packages": {"org a": [1]}, "signers": ["ab" * 32]}, {"packages": {"org.a": [1]}, "signers": ["AB" * 32]},
-     {"packages": {"org.a": ["1"]}, "signers": ["ab" * 32]}, {"brand": ""}, {"model": 7}],
+     {"packages": {"org.a": ["1"]}, "signers": ["ab" * 32]}, {"brand": ""}, {"model": 7},
+     {"brand": "\ud800"}, {"model": "a\nb"}],
 )  # fmt: skip
 def test_rules_that_could_be_misread_are_refused(value: object) -> None:
     with pytest.raises(EvidenceError):

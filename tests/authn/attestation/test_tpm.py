@@ -45,6 +45,8 @@ SERVER_KEY = b"k" * 32
 FIXED_TPM, FIXED_PARENT, ORIGIN, RESTRICTED, DECRYPT, SIGN = 1 << 1, 1 << 4, 1 << 5, 1 << 16, 1 << 17, 1 << 18
 OWN = FIXED_TPM | FIXED_PARENT | ORIGIN | 1 << 6
 
+UNSAID = "no key usage at all"
+
 EcKey = ec.EllipticCurvePrivateKey
 EkKey = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey
 
@@ -133,15 +135,16 @@ def ek_certificate(
             "decipher_only",
         ),
         False,
-    ) | {usage: True}
+    ) | ({} if usage == UNSAID else {usage: True})
     maker_key, certificate = maker()
     builder = (
         x509.CertificateBuilder(certificate.subject, x509.Name([]), key.public_key(), 0xABC)
         .not_valid_before(AT - timedelta(days=1))
         .not_valid_after(until)
         .add_extension(x509.BasicConstraints(ca=ca, path_length=None), critical=True)
-        .add_extension(x509.KeyUsage(**usages), critical=True)
     )
+    if usage != UNSAID:
+        builder = builder.add_extension(x509.KeyUsage(**usages), critical=True)
     if purposes:
         builder = builder.add_extension(x509.ExtendedKeyUsage(purposes), critical=False)
     return builder.sign(signer or maker_key, hashes.SHA256()).public_bytes(Encoding.DER)
@@ -271,7 +274,9 @@ def test_a_whole_statement_proves_hardware_and_names_the_key() -> None:
         tpm = SoftTpm(ek=ek)
         statement = tpm.statement()
         pin = hashlib.sha256(statement.ak).digest()
-        assert tpm.judge(statement) == Judgement(Custody.E2, spki(tpm.claim), pin, (), ("abc",))
+        assert tpm.judge(statement) == Judgement(
+            Custody.E2, spki(tpm.claim), pin, (), ("abc",), pin_is_own=True
+        )
         assert binding(NONCE, spki(tpm.claim)) == tpm.expected
 
 
@@ -322,6 +327,11 @@ def test_the_endorsement_decides_between_hardware_and_somebodys_word() -> None:
         ),
         "for signing": (
             replace(good, certificates=(ek_certificate(tpm.ek, usage="digital_signature"),)),
+            AT,
+            {"ek-certificate-kind"},
+        ),
+        "for it is not said what": (
+            replace(good, certificates=(ek_certificate(tpm.ek, usage=UNSAID),)),
             AT,
             {"ek-certificate-kind"},
         ),

@@ -3,6 +3,7 @@ import hashlib
 import json
 import multiprocessing
 import os
+import resource
 import sys
 import threading
 import time
@@ -223,6 +224,20 @@ def test_a_program_that_dies_spoils_one_call(tmp_path: Path) -> None:
     flag.touch()
     with pytest.raises(ProgramAnswerError):
         key.sign(b"x")
+    assert keys.signature_holds(key.public_key, key.algorithm, key.sign(b"x"), b"x")
+
+
+@pytest.mark.parametrize("limit", [resource.RLIMIT_NOFILE, resource.RLIMIT_FSIZE])
+def test_where_no_file_can_be_made_nothing_foreign_is_raised(tmp_path: Path, limit: int) -> None:
+    """No descriptor is left; or there is no room for what is written."""
+    key = open_provider(f"exec:{signer(tmp_path, keys.generate_p256())}")
+    soft, hard = resource.getrlimit(limit)
+    resource.setrlimit(limit, (0, hard))
+    try:
+        with pytest.raises(KeyBusyError, match="question"):
+            key.sign(b"x")
+    finally:
+        resource.setrlimit(limit, (soft, hard))
     assert keys.signature_holds(key.public_key, key.algorithm, key.sign(b"x"), b"x")
 
 

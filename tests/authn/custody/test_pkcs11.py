@@ -480,6 +480,29 @@ def test_a_bare_point_is_read_as_well(tmp_path: Path) -> None:
     assert opened(token, tmp_path).public_key == token.key.public_key
 
 
+def test_a_bare_point_that_begins_as_an_octet_string_is_a_point() -> None:
+    """One in 256: its first two bytes are those of an OCTET STRING of just its length."""
+    for make, first in ((keys.generate_p256, 65 - 2), (keys.generate_p384, 97 - 2)):
+        while True:
+            token = FakeToken(key=make())
+            point = token.key.public_key.public_bytes(Encoding.X962, PublicFormat.UncompressedPoint)
+            if point[1] == first:
+                break
+        assert point[:2] == bytes((4, len(point) - 2))
+        assert token_keys._public_key(point) == token.key.public_key
+        assert token_keys._public_key(bytes((4, len(point))) + point) == token.key.public_key
+        for odd in (b"", b"\x04", point[2:], bytes((5, len(point))) + point, bytes((4, 0)) + point):
+            with pytest.raises(KeyNotOursError):
+                token_keys._public_key(odd)
+
+
+def test_an_edwards_key_that_begins_as_an_octet_string_is_a_key() -> None:
+    bare = bytes((4, 30)) + bytes(30)
+    for written in (bare, b"\x04\x20" + bare):
+        found = token_keys._public_key(written)
+        assert found.public_bytes(Encoding.Raw, PublicFormat.Raw) == bare
+
+
 def test_a_faulty_signature_never_leaves(tmp_path: Path) -> None:
     key = opened(FakeToken(signs_with=keys.generate_p256()), tmp_path)
     with pytest.raises(SelfCheckError):

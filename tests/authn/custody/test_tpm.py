@@ -1,6 +1,8 @@
 """A real TPM 2.0 made of software: every command here goes over its wire."""
 
+import multiprocessing
 import os
+import pickle
 import subprocess
 import sys
 import threading
@@ -28,6 +30,7 @@ from authn.custody.opening import open_provider
 from authn.custody.tpm_file import WrappedKey, store_wrapped
 from authn.custody.uri import TpmAddress
 from authn.errors import (
+    KeyAddressError,
     KeyFileError,
     KeyGoneError,
     KeyLockedError,
@@ -40,13 +43,8 @@ from tools.swtpm import Swtpm
 
 tss: Any = pytest.importorskip("tpm2_pytss", reason="needs lightseal[tpm]: pip install tpm2-pytss")
 
-from authn.custody.tpm import (  # noqa: E402 - what it needs is asked for above
-    Endorsement,
-    EndorsementKind,
-    Tpm,
-    TpmKey,
-    open_tpm_key,
-)
+from authn.custody.tpm import Tpm, TpmKey, open_tpm_key  # noqa: E402 - what it needs is asked for above
+from authn.custody.tpm_commands import Endorsement, EndorsementKind  # noqa: E402 - as well
 
 pytestmark = pytest.mark.needs("swtpm")
 NONCE = os.urandom(32)
@@ -404,11 +402,11 @@ def test_nothing_stays_loaded_after_commands_that_fail(machine: Swtpm, tpm: Tpm)
     ak, claim = tpm.make_attestation_key(), tpm.make_claim_key(b"1234")
     endorsement = tpm.endorsement(EndorsementKind.RSA_2048)
     credential = Activation(b"k" * 32, NONCE).challenge(endorsement.public, ak.public)
-    for _ in range(4):
+    for turn in range(4):
         with pytest.raises(KeyFileError):
             tpm.activate(tpm.make_attestation_key(), endorsement, credential)
-        with pytest.raises(PinWrongError):
-            tpm.attest(claim, ak, b"x", b"4321")
+        with pytest.raises(PinWrongError, match="refused the PIN"):
+            tpm.attest(claim, ak, b"x", b"432%d" % turn)
         esapi = tss.ESAPI(machine.tcti)
         esapi.dictionary_attack_lock_reset(tss.ESYS_TR.LOCKOUT)
         esapi.close()
@@ -445,6 +443,118 @@ def test_a_wrong_pin_is_tried_once(machine: Swtpm, tpm: Tpm, tmp_path: Path) -> 
             tpm.make_claim_key(bad)
 
 
+def test_a_wrong_pin_is_tried_once_however_often_the_key_is_opened(
+    machine: Swtpm, tpm: Tpm, tmp_path: Path
+) -> None:
+    wrapped = tpm.make_claim_key(b"right")
+    path, pin = tmp_path / "key.tss", tmp_path / "pin"
+    store_wrapped(path, wrapped)
+    pin.touch(0o600)
+    pin.write_bytes(b"wrong\n")
+    guesses = lockout_counter(machine)
+    for expected in ("refused the PIN", "before", "before"):
+        key = open_tpm_key(TpmAddress(path, machine.tcti, pin))
+        with pytest.raises(PinWrongError, match=expected):
+            key.sign(b"x")
+        key.close()
+    with pytest.raises(PinWrongError, match="before"):  # nor for something else than a signature
+        tpm.attest(wrapped, tpm.make_attestation_key(), b"x", b"wrong")
+    assert lockout_counter(machine) == guesses + 1
+    pin.write_bytes(b"right\n")
+    key = open_tpm_key(TpmAddress(path, machine.tcti, pin))
+    assert key.sign(b"x")
+    key.close()
+    # The memory is of one key: the same PIN may be another one's.
+    assert TpmKey(tpm, tpm.make_claim_key(b"wrong"), b"wrong").sign(b"x")
+
+
+def test_threads_with_the_same_wrong_pin_spend_one_try(machine: Swtpm, tpm: Tpm) -> None:
+    wrapped = tpm.make_claim_key(b"right")
+    guesses = lockout_counter(machine)
+    refused: list[PinWrongError] = []
+
+    def work() -> None:
+        with pytest.raises(PinWrongError) as caught:
+            TpmKey(tpm, wrapped, b"guess").sign(b"x")
+        refused.append(caught.value)
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    assert len(refused) == 4
+    assert lockout_counter(machine) == guesses + 1
+
+
+def test_a_child_forked_while_a_thread_is_at_the_tpm_signs(tpm: Tpm) -> None:
+    """A child gets the locks as they are, and nobody in it lets go of what a thread of its parent's held."""
+    key = TpmKey(tpm, tpm.make_claim_key(), None)
+    key.sign(b"before")
+    first = tpm.define_counter(COUNTER)
+    over = threading.Event()
+    seen: list[int] = []
+
+    def work() -> None:  # asks for nothing that takes room, of which the children need all
+        while not over.is_set():
+            seen.append(tpm.read_counter(COUNTER))
+
+    def child(number: int) -> None:
+        answers.put(key.sign(b"child %d" % number))
+        key.close()
+
+    context = multiprocessing.get_context("fork")
+    answers = context.SimpleQueue()
+    thread = threading.Thread(target=work)
+    thread.start()
+    ended: list[int | None] = []
+    for number in range(10):
+        each = context.Process(target=child, args=(number,))
+        each.start()
+        each.join(10)
+        each.kill()
+        ended.append(each.exitcode)
+        if each.exitcode != 0:
+            break
+        data = b"child %d" % number
+        assert signature_holds(key.public_key, key.algorithm, answers.get(), data)
+    over.set()
+    thread.join(20)
+    assert ended == [0] * 10
+    assert set(seen) == {first}
+    assert signature_holds(key.public_key, key.algorithm, key.sign(b"after"), b"after")
+    key.close()
+    tpm.remove_counter(COUNTER)
+
+
+def test_a_key_that_was_sent_to_another_process_is_opened_there(
+    machine: Swtpm, tpm: Tpm, tmp_path: Path
+) -> None:
+    path, pin = tmp_path / "key.tss", tmp_path / "pin"
+    store_wrapped(path, tpm.make_claim_key(b"correcthorse"))
+    pin.touch(0o600)
+    pin.write_bytes(b"correcthorse\n")
+    key = open_tpm_key(TpmAddress(path, machine.tcti, pin))
+    sent = pickle.dumps(key)
+    assert b"correcthorse" not in sent
+    program = (
+        "import pickle, sys; key = pickle.load(sys.stdin.buffer)\n"
+        "sys.stdout.buffer.write(key.sign(b'sent')); key.close()\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        input=sent,
+        cwd=Path(__file__).parents[3],
+        capture_output=True,
+        check=True,
+        timeout=60,
+    )
+    assert signature_holds(key.public_key, key.algorithm, done.stdout, b"sent")
+    key.close()
+    with pytest.raises(KeyAddressError, match="cannot be sent"):
+        pickle.dumps(TpmKey(tpm, tpm.make_claim_key(), None))
+
+
 def lockout_counter(machine: Swtpm) -> int:
     """How many wrong PINs the TPM has counted (TPM_PT_LOCKOUT_COUNTER)."""
     esapi = tss.ESAPI(machine.tcti)
@@ -474,6 +584,21 @@ def test_a_tpm_that_is_not_there_is_gone() -> None:
     for tcti in ("device:/dev/no-such-tpm", "swtpm:host=127.0.0.1,port=1", "no-such-library:x"):
         with pytest.raises(KeyGoneError, match="does not answer"):
             Tpm(tcti)
+
+
+def test_the_import_changes_nothing_and_the_library_writes_nothing_to_the_terminal() -> None:
+    program = (
+        "import os; found = dict(os.environ)\n"
+        "from authn.custody.tpm import Tpm\n"
+        "from authn.errors import KeyGoneError\n"
+        "assert dict(os.environ) == found\n"
+        "try:\n    Tpm('device:/dev/no-such-tpm')\n"
+        "except KeyGoneError:\n    print('gone')\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=Path(__file__).parents[3], capture_output=True, check=True
+    )
+    assert (done.stdout, done.stderr) == (b"gone\n", b"")
 
 
 def test_without_the_library_the_extra_is_named() -> None:

@@ -16,6 +16,8 @@ GOOD = (
     "pkcs11:serial=00ff;id=%00%FF?module-path=/p11.so&pin-source=file:/pin",
     "tpm:/etc/key.tss?tcti=device:/dev/tpmrm0",
     "tpm:/etc/key.tss?tcti=swtpm:host=127.0.0.1,port=2321&pin-source=file:/pin",
+    "tpm:/etc/key.tss?tcti=mssim:host=127.0.0.1,port=2321",
+    "tpm:/etc/key.tss?tcti=tabrmd",
     "exec:/usr/bin/signer",
     "exec:/usr/bin/signer?key=claim-1",
     f"awskms:{ARN}?region=eu-west-1&credentials=environment",
@@ -118,6 +120,26 @@ def test_every_file_address_comes_back(path: Path, pin: Path | None) -> None:
 def test_what_is_not_exactly_understood_is_refused(text: str) -> None:
     with pytest.raises(KeyAddressError):
         uri.parse(text)
+
+
+@pytest.mark.parametrize(
+    "tcti",
+    [
+        "cmd:touch%24%7BIFS%7D/tmp/made",
+        "cmd",
+        "pcap:device:/dev/tpmrm0",
+        "libtss2-tcti-cmd.so.0:id",
+        "/opt/evil.so:x",
+        "evil",
+        "device-x:/dev/tpmrm0",
+        "xdevice:/dev/tpmrm0",
+        "device%0a",
+        "Device:/dev/tpmrm0",
+    ],
+)
+def test_a_way_to_a_tpm_that_would_run_code_is_refused(tcti: str) -> None:
+    with pytest.raises(KeyAddressError, match=r"tcti|control characters"):
+        uri.parse(f"tpm:/etc/key.tss?tcti={tcti}")
 
 
 @pytest.mark.parametrize("name", ["pin-value", "pin", "passphrase", "password"])

@@ -4,6 +4,7 @@ import hashlib
 import itertools
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
@@ -24,6 +25,9 @@ from authn.timestamp.authority import (
     Reserved,
     Safeguards,
     SerialsError,
+    UnsafeClockError,
+    never_doubt,
+    no_floor,
     serials_from,
     stamping_period,
 )
@@ -33,6 +37,7 @@ from authn.timestamp.token import check_token
 DIGEST = hashlib.sha256(b"claim").digest()
 QUERY = TimeStampRequest(DIGEST, nonce=7).encode()
 POLICY = "1.3.6.1.4.1.62558.1.1"
+UNWATCHED = Safeguards(never_doubt, no_floor)
 REASONS = {0, 2, 5, 14, 15, 16, 25}
 
 
@@ -76,15 +81,47 @@ def unit(stamp_kit, safeguards: Safeguards, at: datetime | None = None, serials:
 def test_no_token_is_dated_before_what_is_on_record(stamp_kit) -> None:
     at = stamp_kit.at + timedelta(days=1)
     on_record = [at + timedelta(seconds=1)]
-    authority = unit(stamp_kit, Safeguards(floor=lambda: on_record[0]))
+    authority = unit(stamp_kit, replace(UNWATCHED, floor=lambda: on_record[0]))
     assert failure_of(authority.respond(QUERY)) == 14
     on_record[0] = at
     token_of(authority.respond(QUERY))
 
 
+def test_no_token_says_a_second_that_begins_before_what_is_on_record(stamp_kit) -> None:
+    """The clock is past the floor, the second that the token would state is not."""
+    at = stamp_kit.at + timedelta(days=1)
+    floor = at + timedelta(seconds=10, milliseconds=500)
+    watched = replace(UNWATCHED, floor=lambda: floor)
+    early = unit(stamp_kit, watched, at + timedelta(seconds=10, milliseconds=700))
+    assert failure_of(early.respond(QUERY)) == 14
+    token = token_of(unit(stamp_kit, watched, at + timedelta(seconds=11)).respond(QUERY))
+    assert unverified.parse(token).statement.gen_time >= floor
+
+
+def test_an_authority_without_safeguards_is_not_to_be_had(stamp_kit) -> None:
+    parts = (stamp_kit.key, (stamp_kit.leaf,), POLICY, lambda: stamp_kit.at, serials_from(1))
+    with pytest.raises(TypeError):
+        Authority(*parts)  # type: ignore[call-arg]
+    with pytest.raises(TypeError):
+        Safeguards()  # type: ignore[call-arg]
+
+
+def test_who_asks_in_this_process_is_told_that_the_clock_is_unsafe_and_what_to_do(stamp_kit) -> None:
+    at = stamp_kit.at + timedelta(days=1)
+    for watched in (
+        replace(UNWATCHED, floor=lambda: at + timedelta(seconds=2)),
+        replace(UNWATCHED, doubt=lambda _: "the clock was set"),
+    ):
+        with pytest.raises(UnsafeClockError, match="no time can be given: the clock ") as caught:
+            unit(stamp_kit, watched, at).require_time()
+        assert caught.value.code == "clock-unsafe"
+        assert "Set the clock right" in caught.value.remedy
+    unit(stamp_kit, UNWATCHED, at).require_time()
+
+
 def test_no_time_is_given_by_a_clock_in_doubt_and_the_reason_is_said(stamp_kit) -> None:
     doubts: list[str | None] = ["the clock was set back", None]
-    authority = unit(stamp_kit, Safeguards(doubt=lambda _: doubts.pop(0)))
+    authority = unit(stamp_kit, replace(UNWATCHED, doubt=lambda _: doubts.pop(0)))
     refused = authority.respond(QUERY)
     assert failure_of(refused) == 14
     assert b"the clock was set back" in refused
@@ -95,8 +132,8 @@ def test_a_key_stamps_for_three_years_where_its_certificate_says_nothing(stamp_k
     begins, ends = stamping_period(stamp_kit.leaf)
     assert begins == stamp_kit.leaf.not_valid_before_utc
     assert ends == begins + KEY_USE < stamp_kit.leaf.not_valid_after_utc
-    token_of(unit(stamp_kit, Safeguards(), ends).respond(QUERY))
-    assert failure_of(unit(stamp_kit, Safeguards(), ends + timedelta(seconds=1)).respond(QUERY)) == 14
+    token_of(unit(stamp_kit, UNWATCHED, ends).respond(QUERY))
+    assert failure_of(unit(stamp_kit, UNWATCHED, ends + timedelta(seconds=1)).respond(QUERY)) == 14
 
 
 def test_a_key_stamps_as_long_as_its_certificate_says(stamp_kit, remake) -> None:
@@ -106,7 +143,9 @@ def test_a_key_stamps_as_long_as_its_certificate_says(stamp_kit, remake) -> None
     leaf = remake(stamp_kit.leaf, stamp_kit.root_key, put=[(period, False)])
     for moment, good in ((first, True), (last, True), (first - timedelta(seconds=1), False),
                          (last + timedelta(seconds=1), False)):  # fmt: skip
-        authority = Authority(stamp_kit.key, (leaf,), POLICY, lambda moment=moment: moment, serials_from(1))
+        authority = Authority(
+            stamp_kit.key, (leaf,), POLICY, lambda moment=moment: moment, serials_from(1), UNWATCHED
+        )
         reply = authority.respond(QUERY)
         if good:
             assert check_token(token_of(reply), b"claim", (stamp_kit.time_stampers,), moment).proven
@@ -117,8 +156,15 @@ def test_a_key_stamps_as_long_as_its_certificate_says(stamp_kit, remake) -> None
 def test_a_unit_does_not_start_with_certificates_that_are_no_chain(stamp_kit, signer_kit) -> None:
     for chain in ((), (stamp_kit.leaf, signer_kit.root)):
         with pytest.raises(CertificateError):
-            Authority(stamp_kit.key, chain, POLICY, lambda: stamp_kit.at, serials_from(1))
-    Authority(stamp_kit.key, (stamp_kit.leaf, stamp_kit.root), POLICY, lambda: stamp_kit.at, serials_from(1))
+            Authority(stamp_kit.key, chain, POLICY, lambda: stamp_kit.at, serials_from(1), UNWATCHED)
+    Authority(
+        stamp_kit.key,
+        (stamp_kit.leaf, stamp_kit.root),
+        POLICY,
+        lambda: stamp_kit.at,
+        serials_from(1),
+        UNWATCHED,
+    )
 
 
 # --- The record
@@ -126,7 +172,7 @@ def test_a_unit_does_not_start_with_certificates_that_are_no_chain(stamp_kit, si
 
 def test_a_token_is_on_record_before_it_leaves(stamp_kit) -> None:
     recorded: list[Issued] = []
-    reply = unit(stamp_kit, Safeguards(record=recorded.append)).respond(QUERY)
+    reply = unit(stamp_kit, replace(UNWATCHED, record=recorded.append)).respond(QUERY)
     (issued,) = recorded
     token = token_of(reply)
     assert issued.token == token
@@ -143,7 +189,7 @@ def test_what_cannot_be_recorded_does_not_leave(stamp_kit) -> None:
         kept.append(issued.token)
         raise RecordingError("the disk is full")
 
-    reply = unit(stamp_kit, Safeguards(record=record)).respond(QUERY)
+    reply = unit(stamp_kit, replace(UNWATCHED, record=record)).respond(QUERY)
     assert failure_of(reply) == 25
     assert b"disk" not in reply  # for the operator
     assert unverified.parse(kept[0]).signature not in reply
@@ -152,7 +198,7 @@ def test_what_cannot_be_recorded_does_not_leave(stamp_kit) -> None:
 def test_a_clock_in_another_zone_gives_the_same_time(stamp_kit) -> None:
     recorded: list[Issued] = []
     east = (stamp_kit.at + timedelta(days=1)).astimezone(timezone(timedelta(hours=9)))
-    token = token_of(unit(stamp_kit, Safeguards(record=recorded.append), east).respond(QUERY))
+    token = token_of(unit(stamp_kit, replace(UNWATCHED, record=recorded.append), east).respond(QUERY))
     assert unverified.parse(token).statement.gen_time == east
     assert recorded[0].gen_time == east
     assert recorded[0].gen_time.tzinfo is UTC
@@ -183,14 +229,14 @@ def test_without_a_serial_number_there_is_no_token_until_there_is_one_again(stam
             raise faults.pop()
         return count << 20
 
-    authority = unit(stamp_kit, Safeguards(), serials=Reserved(reserve))
+    authority = unit(stamp_kit, UNWATCHED, serials=Reserved(reserve))
     assert [failure_of(authority.respond(QUERY)) for _ in range(2)] == [25, 25]
     token_of(authority.respond(QUERY))
 
 
 def test_threads_get_different_serial_numbers_from_blocks(stamp_kit) -> None:
     starts = itertools.count(1)
-    authority = unit(stamp_kit, Safeguards(), serials=Reserved(lambda count: next(starts) * count))
+    authority = unit(stamp_kit, UNWATCHED, serials=Reserved(lambda count: next(starts) * count))
     with ThreadPoolExecutor(4) as pool:
         replies = list(pool.map(authority.respond, [QUERY] * 200))
     serials = {unverified.parse(token_of(reply)).statement.serial for reply in replies}
@@ -212,7 +258,7 @@ def test_a_key_that_fails_gives_a_refusal_that_says_nothing_of_it(stamp_kit, err
         def close(self) -> None:
             pass
 
-    authority = Authority(Gone(), (stamp_kit.leaf,), POLICY, lambda: stamp_kit.at, serials_from(1))
+    authority = Authority(Gone(), (stamp_kit.leaf,), POLICY, lambda: stamp_kit.at, serials_from(1), UNWATCHED)
     reply = authority.respond(QUERY)
     assert failure_of(reply) == 25
     assert str(error).encode() not in reply
@@ -235,7 +281,7 @@ def test_a_key_that_fails_gives_a_refusal_that_says_nothing_of_it(stamp_kit, err
     ],
 )  # fmt: skip
 def test_what_is_wrong_with_a_question_is_named(stamp_kit, query: bytes, bit: int) -> None:
-    assert failure_of(unit(stamp_kit, Safeguards()).respond(query)) == bit
+    assert failure_of(unit(stamp_kit, UNWATCHED).respond(query)) == bit
 
 
 def require_answered_as_parsed(authority: Authority, query: bytes) -> None:
@@ -271,7 +317,7 @@ questions = st.builds(
 def test_every_question_is_answered_as_the_strict_reader_reads_it(
     stamp_kit, question: TimeStampRequest
 ) -> None:
-    authority = unit(stamp_kit, Safeguards())
+    authority = unit(stamp_kit, UNWATCHED)
     require_answered_as_parsed(authority, question.encode())
     bare = der.sequence(der.sequence(der.oid("2.16.840.1.101.3.4.2.1")), der.octets(question.digest))
     require_answered_as_parsed(
@@ -285,17 +331,17 @@ def test_no_mutated_question_gets_an_exception_or_a_token_over_something_else(
     stamp_kit, question: TimeStampRequest, at: int, put: bytes, cut: int
 ) -> None:
     query = question.encode()
-    require_answered_as_parsed(unit(stamp_kit, Safeguards()), query[:at] + put + query[at + cut :])
+    require_answered_as_parsed(unit(stamp_kit, UNWATCHED), query[:at] + put + query[at + cut :])
 
 
 @settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 @given(query=st.binary(max_size=200))
 def test_no_bytes_at_all_get_an_exception(stamp_kit, query: bytes) -> None:
-    assert failure_of(unit(stamp_kit, Safeguards()).respond(query)) in REASONS
+    assert failure_of(unit(stamp_kit, UNWATCHED).respond(query)) in REASONS
 
 
 def test_another_implementation_reads_what_we_answer(stamp_kit) -> None:
-    reply = unit(stamp_kit, Safeguards(), stamp_kit.at).respond(QUERY)
+    reply = unit(stamp_kit, UNWATCHED, stamp_kit.at).respond(QUERY)
     read = rfc3161_client.decode_timestamp_response(reply)
     assert read.tst_info.nonce == 7
     assert read.tst_info.gen_time == stamp_kit.at.astimezone(UTC)

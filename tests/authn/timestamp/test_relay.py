@@ -1,13 +1,23 @@
 import hashlib
+import itertools
+from dataclasses import replace
 from datetime import datetime, timedelta
 
 import pytest
+from cryptography import x509
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from authn import der, identity, keys
 from authn.profile import Profile
-from authn.timestamp.authority import Authority, refusal, serials_from
+from authn.timestamp.authority import (
+    Authority,
+    Safeguards,
+    never_doubt,
+    no_floor,
+    refusal,
+    serials_from,
+)
 from authn.timestamp.relay import (
     NEARNESS,
     Need,
@@ -32,7 +42,9 @@ def at(stamp_kit) -> datetime:
 
 
 def reply_of(kit, at: datetime, asked: TimeStampRequest = ASKED) -> bytes:
-    return Authority(kit.key, (kit.leaf,), POLICY, lambda: at, serials_from(1)).respond(asked.encode())
+    unwatched = Safeguards(never_doubt, no_floor)
+    unit = Authority(kit.key, (kit.leaf,), POLICY, lambda: at, serials_from(1), unwatched)
+    return unit.respond(asked.encode())
 
 
 @pytest.fixture(scope="session")
@@ -160,6 +172,85 @@ def test_two_tokens_are_two_only_from_two_anchors(stamp_kit, other_kit, at: date
     assert enough([one, other], Need.LATER) == (one,)
     assert enough([one, again], Need.TWO) is None
     assert enough([one, again, other], Need.TWO) == (one, other)
+
+
+class Operators:
+    """Roots and units of one's own choice of keys, all believed."""
+
+    def __init__(self, at: datetime) -> None:
+        self.at = at
+        self.names = iter(range(1, 1 << 20))
+        self.roots: list[x509.Certificate] = []
+
+    def root(self, key: keys.SigningKey) -> x509.Certificate:
+        subject = identity.Subject("FR", "Lab", f"Root {next(self.names)}")
+        serial, begins = 1 << 70 | next(self.names), self.at - timedelta(days=2)
+        self.roots.append(identity.plan_time_stamping_root(subject, key.public_key, serial, begins).sign(key))
+        return self.roots[-1]
+
+    def reply(self, root: x509.Certificate, root_key: keys.SigningKey, key: keys.SigningKey) -> bytes:
+        subject = identity.Subject("FR", "Lab", f"Unit {next(self.names)}")
+        leaf = identity.plan_time_stamping(
+            subject, key.public_key, 1 << 71 | next(self.names), self.at - timedelta(days=1), issuer=root,
+            ocsp_url="http://127.0.0.1:8888/ocsp/",
+        ).sign(root_key)  # fmt: skip
+        unwatched = Safeguards(never_doubt, no_floor)
+        unit = Authority(key, (leaf,), POLICY, lambda: self.at, serials_from(1), unwatched)
+        return unit.respond(ASKED.encode())
+
+    def judged(self, *replies: bytes) -> list[Stamped]:
+        """Each reply, as it counts under all the roots."""
+        pem = identity.pem_chain(*self.roots)
+        listed = TrustList.parse(pem, "all", Purpose.TIME_STAMPING, Profile.TIME_STAMPING)
+        found = [judge(str(number), each, ASKED, (listed,), self.at) for number, each in enumerate(replies)]
+        assert all(isinstance(each, Stamped) for each in found), found
+        return [each for each in found if isinstance(each, Stamped)]
+
+
+def test_two_tokens_are_not_two_under_one_root_key_that_has_two_certificates(at: datetime) -> None:
+    lab, root_key = Operators(at), keys.generate_p384()
+    first, again = lab.root(root_key), lab.root(root_key)
+    one = lab.reply(first, root_key, keys.generate_p256())
+    two = lab.reply(again, root_key, keys.generate_p256())
+    stamped = lab.judged(one, two)
+    assert stamped[0].evidence.path[0].public_key() != stamped[1].evidence.path[0].public_key()
+    assert stamped[0].evidence.path[-1] != stamped[1].evidence.path[-1]
+    assert enough(stamped, Need.TWO) is None
+
+
+def test_two_tokens_are_not_two_by_one_key_that_two_roots_certified(at: datetime) -> None:
+    lab, key = Operators(at), keys.generate_p256()
+    root_keys = keys.generate_p384(), keys.generate_p384()
+    stamped = lab.judged(*(lab.reply(lab.root(each), each, key) for each in root_keys))
+    assert stamped[0].evidence.path[-1].public_key() != stamped[1].evidence.path[-1].public_key()
+    assert enough(stamped, Need.TWO) is None
+
+
+def test_two_tokens_are_not_two_where_one_authority_stands_behind_any_path_of_both(at: datetime) -> None:
+    """One that is certified by the other's root as well, besides its own (a cross-certificate)."""
+    lab, root_keys = Operators(at), (keys.generate_p384(), keys.generate_p384())
+    one, other = lab.judged(*(lab.reply(lab.root(each), each, keys.generate_p256()) for each in root_keys))
+    assert enough([one, other], Need.TWO) == (one, other)
+    second_path = one.evidence.path[0], other.evidence.path[-1]
+    crossed = replace(one, evidence=replace(one.evidence, others=(second_path,)))
+    assert enough([crossed, other], Need.TWO) is None
+
+
+def test_two_tokens_are_two_in_whichever_order_they_come(at: datetime) -> None:
+    """The first that came goes with no other; the second and third go together."""
+    lab, shared = Operators(at), keys.generate_p256()
+    own, other = keys.generate_p384(), keys.generate_p384()
+    root, second_root = lab.root(own), lab.root(other)
+    first, b, c = lab.judged(
+        lab.reply(root, own, shared),
+        lab.reply(root, own, keys.generate_p256()),
+        lab.reply(second_root, other, shared),
+    )
+    for order in itertools.permutations((first, b, c)):
+        chosen = enough(order, Need.TWO)
+        assert chosen is not None
+        assert {each.source for each in chosen} == {b.source, c.source}
+        assert enough(order, Need.REQUIRE) == order[:1]
 
 
 def test_a_question_that_nobody_could_answer_is_none() -> None:

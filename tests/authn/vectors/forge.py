@@ -31,7 +31,7 @@ from PIL import Image
 from authn import der, identity, keys
 from authn.profile import Profile
 from authn.signer import Lists
-from authn.timestamp.authority import Authority, serials_from
+from authn.timestamp.authority import Authority, Safeguards, never_doubt, no_floor, serials_from
 from authn.timestamp.request import TimeStampRequest
 from authn.trust import Purpose, TrustList
 
@@ -88,7 +88,8 @@ class Clock:
     unit: Who
 
     def authority(self, at: datetime) -> Authority:
-        return Authority(self.unit.key, self.unit.chain[:1], POLICY, lambda: at, serials_from(1))
+        unwatched = Safeguards(never_doubt, no_floor)
+        return Authority(self.unit.key, self.unit.chain[:1], POLICY, lambda: at, serials_from(1), unwatched)
 
     def token(self, at: datetime, message: bytes) -> bytes:
         query = TimeStampRequest(hashlib.sha256(message).digest()).encode()
