@@ -6,19 +6,23 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from storage.registry import chain, devices, row
+from storage.registry import certificates, chain, devices, row
 from storage.registry.errors import (
     CaptureKnownError,
     CaptureUnknownError,
     ChainBeginningError,
     CounterReusedError,
 )
-from storage.registry.rows import GENESIS, Capture, Fork, Head, Status
+from storage.registry.rows import GENESIS, ONE_TIME, Capture, Contradiction, Fork, Head, Status
 from storage.registry.tables import capture as table
 from storage.registry.tables import fork as forks_table
 
 MAX_FORKS = 256
 """A device that forks again and again proves no more by it, and must not fill the disk."""
+_SAID = {
+    Contradiction.PLACE: "contradicts",
+    Contradiction.CERTIFICATE: "has the one-time certificate of",
+}
 
 
 def add(connection: sa.Connection, capture: Capture) -> Capture | Fork:
@@ -27,8 +31,9 @@ def add(connection: sa.Connection, capture: Capture) -> Capture | Fork:
     1. The same capture again is answered as the first time.
     2. The device's captures are taken.
     3. Nothing that has arrived contradicts it, else it is kept apart and the device is suspect.
-    4. Its number is free.
-    5. It is recorded with what is missing before it.
+    4. No other capture has its certificate, where that is for one; else the same.
+    5. Its number is free.
+    6. It is recorded with what is missing before it.
     """
     # 1.
     device = devices.get(connection, capture.device)
@@ -43,11 +48,14 @@ def add(connection: sa.Connection, capture: Capture) -> Capture | Fork:
     # 3.
     around = _neighbours(connection, capture)
     if (against := chain.contradicting(capture, around)) is not None:
-        return _keep_apart(connection, capture, against)
+        return _keep_apart(connection, capture, against, Contradiction.PLACE)
     # 4.
+    if (against := _with_its_certificate(connection, capture)) is not None:
+        return _keep_apart(connection, capture, against, Contradiction.CERTIFICATE)
+    # 5.
     if around.twin is not None:
         raise CounterReusedError(f"Another capture of {device.name} is numbered {capture.counter}.")
-    # 5.
+    # 6.
     recorded = replace(capture, gap=chain.gap(capture, around.below))
     values = row.values(recorded) | {"gap": len(recorded.gap)}
     connection.execute(sa.insert(table).values(values))
@@ -108,6 +116,13 @@ def missing(connection: sa.Connection, device: str) -> Sequence[range]:
     return tuple(hole for hole in holes if hole)
 
 
+def beginning(connection: sa.Connection, device: str) -> int | None:
+    """Return the number of the capture that names no predecessor; None where none has arrived."""
+    devices.get(connection, device)
+    first = _one(connection, table.c.device == device, table.c.previous == GENESIS)
+    return None if first is None else first.counter
+
+
 def forks(connection: sa.Connection, device: str) -> Sequence[Fork]:
     """Return the evidence against a device, oldest first; at most 256 of it are kept."""
     devices.get(connection, device)
@@ -115,21 +130,29 @@ def forks(connection: sa.Connection, device: str) -> Sequence[Fork]:
     return tuple(_fork(found) for found in connection.execute(asked))
 
 
-def _keep_apart(connection: sa.Connection, refused: Capture, against: Capture) -> Fork:
+def _keep_apart(connection: sa.Connection, refused: Capture, against: Capture, about: Contradiction) -> Fork:
     """Keep the evidence and suspect the device; not again for evidence a person may have looked at."""
-    fork = Fork(replace(refused, entry=None, gap=range(0)), against.claim)
+    fork = Fork(replace(refused, entry=None, gap=range(0)), against.claim, about)
     of = forks_table.c.device == refused.device
     known = sa.select(forks_table).where(of, forks_table.c.claim == refused.claim)
     if any(_same(_fork(each).refused, refused) for each in connection.execute(known)):
         return fork
     number = row.following(connection, forks_table.c.number, of)
     if number <= MAX_FORKS:
-        values = row.values(refused) | {"number": number, "against": against.claim}
+        values = row.values(refused) | {"number": number, "against": against.claim, "about": about}
         del values["entry"], values["gap"]
         connection.execute(sa.insert(forks_table).values(values))
-    why = f"the capture {refused.counter} contradicts the capture {against.counter}"
+    why = f"the capture {refused.counter} {_SAID[about]} the capture {against.counter}"
     devices.set_status(connection, refused.device, Status.SUSPECT, refused.at, why)
     return fork
+
+
+def _with_its_certificate(connection: sa.Connection, capture: Capture) -> Capture | None:
+    """Return the capture that used the capture's one-time certificate up, whichever device handed it in."""
+    issued = certificates.by_digest(connection, capture.certificate)
+    if issued is None or issued.lifetime != ONE_TIME:
+        return None
+    return _one(connection, table.c.certificate == capture.certificate)
 
 
 def _neighbours(connection: sa.Connection, capture: Capture) -> chain.Neighbours:
@@ -171,9 +194,9 @@ def _capture(found: sa.Row[Any]) -> Capture:
 
 def _fork(found: sa.Row[Any]) -> Fork:
     values = dict(found._mapping)  # noqa: SLF001 - SQLAlchemy's public name for it
-    against = values.pop("against")
+    against, about = values.pop("against"), values.pop("about")
     del values["number"]
-    return Fork(Capture(**values), against)
+    return Fork(Capture(**values), against, about)
 
 
 def _same(one: Capture, other: Capture) -> bool:

@@ -44,6 +44,11 @@ from storage.registry.errors import (
 _TURN = 0x6C73_7265_6769
 """Any constant will do for the advisory lock of those who write."""
 _NAME_BYTES = 63
+_FUNCTION = "registry_refuse"
+_REFUSAL = (
+    " BEGIN RAISE EXCEPTION '% of % is refused', TG_OP, TG_TABLE_NAME"
+    " USING ERRCODE = 'integrity_constraint_violation'; END "
+)
 _FAULTS: dict[type[LedgerError], type[RegistryError]] = {
     LedgerAddressError: RegistryAddressError,
     LedgerBusyError: RegistryBusyError,
@@ -73,6 +78,7 @@ def create(url: str) -> None:
                     raise RegistryForeignError("The file is the database of something else.")
                 tables.metadata.create_all(connection)
                 connection.execute(sa.insert(tables.revision).values(id=1, number=tables.REVISION))
+                connection.execute(sa.insert(tables.forgotten).values(id=1, until=tables.EPOCH))
                 _protect(connection)
         finally:
             engine.dispose()
@@ -94,14 +100,17 @@ def open_reader(url: str) -> sa.Engine:
 
 
 def require(reader: sa.Engine) -> None:
-    """Refuse a database that is no registry of this revision, or that lost its guards."""
+    """Refuse a database that is no registry of this revision, or whose guards are not those that were made."""
     with reading(reader) as connection:
         if not sa.inspect(connection).has_table(tables.revision.name):
             raise RegistryForeignError("The database holds no registry.")
         _require_revision(connection)
-        missing = _guards(connection.dialect.name).keys() - _triggers(connection)
-    if missing:
-        raise RegistryDamagedError(f"The registry lost what guards its rows: {', '.join(sorted(missing))}.")
+        there = _found(connection)
+        lost = [
+            name for name, text in _protection(connection.dialect.name).items() if there.get(name) != text
+        ]
+    if lost:
+        raise RegistryDamagedError(f"The registry lost what guards its rows: {', '.join(sorted(lost))}.")
 
 
 @contextmanager
@@ -181,18 +190,56 @@ def _role(name: str) -> str:
 def _protect(connection: sa.Connection) -> None:
     """Make the triggers, and where the engine has them the role, that refuse to forget."""
     dialect = connection.dialect.name
-    refuse = "EXECUTE FUNCTION registry_refuse()"
     if dialect == "postgresql":
+        body = _REFUSAL.replace("%", "%%")  # the driver takes one for a parameter
         connection.exec_driver_sql(
-            "CREATE FUNCTION registry_refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION "
-            "'%% of %% is refused', TG_OP, TG_TABLE_NAME USING ERRCODE = 'integrity_constraint_violation'; END $$"
+            f"CREATE FUNCTION {_FUNCTION}() RETURNS trigger LANGUAGE plpgsql AS $${body}$$"
         )
-    for name, when in _guards(dialect).items():
-        if dialect == "sqlite":
-            refuse = f"BEGIN SELECT RAISE(ABORT, '{name.replace('_', ' ')}'); END"
-        connection.exec_driver_sql(f"CREATE TRIGGER {name} {when} {refuse}")
+    for name in _guards(dialect):
+        connection.exec_driver_sql(_trigger(dialect, name))
     if dialect == "postgresql":
         _make_role(connection)
+
+
+def _protection(dialect: str) -> dict[str, str]:
+    """All that guards the rows, by its name: what it says, as `_found` finds it."""
+    triggers = {name: _trigger(dialect, name) for name in _guards(dialect)}
+    if dialect == "sqlite":
+        return triggers
+    return {name: _simplified(text) for name, text in triggers.items()} | {_FUNCTION: _REFUSAL}
+
+
+def _found(connection: sa.Connection) -> dict[str, str]:
+    """What there is of it, and switched on."""
+    if connection.dialect.name == "sqlite":
+        # Kept as it was written (sqlite.org/schematab.html).
+        asked = "SELECT name, sql FROM sqlite_master WHERE type = 'trigger'"
+        return {row.name: row.sql for row in connection.exec_driver_sql(asked)}
+    # Here it is kept in parts and written anew, with names of other schemas in full.
+    triggers = connection.exec_driver_sql(
+        "SELECT tgname, pg_get_triggerdef(t.oid, true) FROM pg_trigger AS t JOIN pg_class AS c ON c.oid = tgrelid"
+        " WHERE tgenabled = 'O' AND c.relnamespace = current_schema()::regnamespace"
+    )
+    found = {name: _simplified(text) for name, text in triggers}
+    functions = connection.exec_driver_sql(
+        "SELECT prosrc FROM pg_proc JOIN pg_language AS l ON l.oid = prolang WHERE proname = 'registry_refuse'"
+        " AND lanname = 'plpgsql' AND pronamespace = current_schema()::regnamespace"
+    )
+    return found | dict.fromkeys([_FUNCTION], "".join(functions.scalars()))
+
+
+def _trigger(dialect: str, name: str) -> str:
+    refuse = f"EXECUTE FUNCTION {_FUNCTION}()"
+    if dialect == "sqlite":
+        refuse = f"BEGIN SELECT RAISE(ABORT, '{name.replace('_', ' ')}'); END"
+    return f"CREATE TRIGGER {name} {_guards(dialect)[name]} {refuse}"
+
+
+def _simplified(text: str) -> str:
+    """A trigger's text without what a server adds and leaves out: case, brackets, quotes, types, defaults."""
+    for part in ('"', "(", ")", "::text", "for each statement"):
+        text = text.lower().replace(part, " ")
+    return " ".join(text.replace(",", " , ").split())
 
 
 def _guards(dialect: str) -> dict[str, str]:
@@ -234,18 +281,6 @@ def _is_there(table: sa.Table) -> str:
     return f"EXISTS (SELECT 1 FROM {table.name} WHERE ({') OR ('.join(sorted(keys))}))"  # noqa: S608 - our own names
 
 
-def _triggers(connection: sa.Connection) -> set[str]:
-    """The names of the triggers that are there, and switched on."""
-    if connection.dialect.name == "sqlite":
-        asked = "SELECT name FROM sqlite_master WHERE type = 'trigger'"
-    else:
-        asked = (
-            "SELECT tgname FROM pg_trigger JOIN pg_class AS c ON c.oid = tgrelid"
-            " WHERE tgenabled = 'O' AND c.relnamespace = current_schema()::regnamespace"
-        )
-    return set(connection.exec_driver_sql(asked).scalars())
-
-
 def _make_role(connection: sa.Connection) -> None:
     name = str(connection.scalar(sa.select(sa.func.current_database())))
     role = _role(name)
@@ -266,7 +301,7 @@ def _make_role(connection: sa.Connection) -> None:
     connection.exec_driver_sql(f"GRANT {quote(role)} TO current_user")
     connection.exec_driver_sql(f"GRANT USAGE ON SCHEMA {schema} TO {quote(role)}")
     for table in tables.metadata.sorted_tables:
-        rights = ["SELECT", *([] if table is tables.revision else ["INSERT"])]
+        rights = ["SELECT", *([] if table in (tables.revision, tables.forgotten) else ["INSERT"])]
         rights += ["DELETE"] if table in tables.EXPIRING else []
         changing = [*tables.MUTABLE.get(table, ()), *filter(None, [tables.SET_ONCE.get(table)])]
         rights += [f"UPDATE ({', '.join(changing)})"] if changing else []

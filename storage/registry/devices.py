@@ -87,6 +87,12 @@ def status_changes(connection: sa.Connection, name: str) -> Sequence[StatusChang
     return tuple(StatusChange(*found) for found in connection.execute(asked))
 
 
+def lower_custody(connection: sa.Connection, name: str, custody: str) -> None:
+    """Let a device's label be no more than this; labels go up with their letters."""
+    lower = (table.c.name == name, table.c.custody > custody)
+    connection.execute(sa.update(table).where(*lower).values(custody=custody))
+
+
 def pin(connection: sa.Connection, name: str, pin: bytes, custody: str) -> Device:
     """Keep what a device's first attestation showed, and its label; another pin is refused for ever."""
     device = get(connection, name)

@@ -301,3 +301,10 @@ class ForkError(RefusedError):
 
     code = "chain-fork"
     remedy = "Suspend the device and have a person look: its key may be used in two places."
+
+
+class CertificateReusedError(ForkError):
+    """Two captures were signed with a certificate that is for one; the device is suspect from now on."""
+
+    code = "certificate-reused"
+    remedy = "Suspend the device and have a person look: its folder may be used in two places."

@@ -24,9 +24,10 @@ from storage.registry import (
     single_use,
     withdrawals,
 )
-from storage.registry.errors import ForkError
+from storage.registry.errors import CertificateReusedError, ForkError
 from storage.registry.rows import (
     Capture,
+    Contradiction,
     Device,
     Fork,
     Head,
@@ -95,13 +96,8 @@ class Registry:
         with self._writing() as connection:
             products.add(connection, product)
 
-    def amend_product(self, product: Product) -> None:
-        """Record a new wording of a product, which counts from then on."""
-        with self._writing() as connection:
-            products.amend(connection, product)
-
     def product(self, name: str) -> Product:
-        """Return a product as it is worded now."""
+        """Return a product."""
         with self._reading() as connection:
             return products.get(connection, name)
 
@@ -191,19 +187,33 @@ class Registry:
     # Evidence
 
     def add_evidence(
-        self, device: str, kind: str, data: bytes, custody: str, judged_at: datetime, broken: bytes
+        self,
+        device: str,
+        spki_sha256: bytes,
+        kind: str,
+        data: bytes,
+        custody: str,
+        judged_at: datetime,
+        broken: bytes,
     ) -> StoredEvidence:
-        """Keep what a device showed, with its first judgement."""
+        """Keep what a device showed of a key that was not certified yet, with its first judgement."""
+        require_digests(spki_sha256)
         require_names(kind, custody)
         require_data(data, broken)
         require_time(judged_at)
         with self._writing() as connection:
-            return evidence.add(connection, device, kind, data, custody, judged_at, broken)
+            number = evidence.add(connection, device, spki_sha256, kind, data)
+            return evidence.rejudge(connection, number, custody, judged_at, broken)
 
     def evidence(self, device: str) -> Sequence[StoredEvidence]:
         """Return a device's evidence with the newest judgements, oldest first."""
         with self._reading() as connection:
             return evidence.of_device(connection, device)
+
+    def evidence_of(self, certificate: IssuedCertificate) -> StoredEvidence | None:
+        """Return the evidence of a certificate's own key with its newest judgement; None where nobody gave any."""
+        with self._reading() as connection:
+            return evidence.of_certificate(connection, certificate)
 
     def evidence_after(self, number: int, limit: int) -> Sequence[StoredEvidence]:
         """Return the next pieces of evidence after a number, of all devices; begin with 0."""
@@ -211,7 +221,7 @@ class Registry:
             return evidence.after(connection, number, limit)
 
     def rejudge(self, number: int, custody: str, judged_at: datetime, broken: bytes) -> StoredEvidence:
-        """Keep another judgement, which counts from then on."""
+        """Keep another judgement, which counts from then on; a lesser one lowers the device's label too."""
         require_names(custody)
         require_data(broken)
         require_time(judged_at)
@@ -269,7 +279,7 @@ class Registry:
             return withdrawals.every(connection)
 
     def withdrawal_of(self, certificate: IssuedCertificate) -> Withdrawal | None:
-        """Return the gravest withdrawal of the certificate, its device, its product or its issuer."""
+        """Return what counts of the withdrawals of the certificate, its device, its product and its issuer."""
         with self._reading() as connection:
             return withdrawals.of(connection, certificate)
 
@@ -309,9 +319,16 @@ class Registry:
         with self._writing() as connection:
             recorded = captures.add(connection, capture)
         # Committed: the evidence of a fork and the device's new status outlive the refusal.
-        if isinstance(recorded, Fork):
-            raise ForkError(f"The capture {capture.counter} of {capture.device} contradicts its chain.")
-        return recorded
+        if not isinstance(recorded, Fork):
+            return recorded
+        match recorded.about:
+            case Contradiction.PLACE:
+                raise ForkError(f"The capture {capture.counter} of {capture.device} contradicts its chain.")
+            case Contradiction.CERTIFICATE:
+                raise CertificateReusedError(
+                    f"The capture {capture.counter} of {capture.device} was signed with a certificate that is for"
+                    " one capture, and another has it."
+                )
 
     def set_entry(self, claim: bytes, entry: int) -> Capture:
         """Record where the ledger has a capture; once."""
@@ -337,6 +354,11 @@ class Registry:
         """Return the numbers that have not arrived, up to the newest that has."""
         with self._reading() as connection:
             return captures.missing(connection, device)
+
+    def chain_beginning(self, device: str) -> int | None:
+        """Return the number that a device's chain begins with; None where its beginning has not arrived."""
+        with self._reading() as connection:
+            return captures.beginning(connection, device)
 
     def forks(self, device: str) -> Sequence[Fork]:
         """Return the evidence against a device, oldest first."""

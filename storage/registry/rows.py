@@ -4,6 +4,7 @@ A row is what somebody decided to record. That a certificate parses, that eviden
 what its label says, and that a signature holds, was found elsewhere and is not checked here.
 """
 
+import re
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
@@ -17,6 +18,9 @@ MAX_COUNTER = (1 << 63) - 1
 MAX_NAME_CHARACTERS = 200
 MAX_DATA_BYTES = 256 << 10
 TWO_PEOPLE = 2
+ONE_TIME = "one-time"
+"""The lifetime of a certificate that signs one capture."""
+_SERIAL = re.compile("[1-9a-f][0-9a-f]{0,39}")
 
 
 class Status(StrEnum):
@@ -39,6 +43,13 @@ TRANSITIONS: dict[Status, frozenset[Status]] = {
     Status.REVOKED: frozenset(),
 }
 """From each status to which others; revoked is for ever, and the same status again is no change."""
+
+
+class Contradiction(StrEnum):
+    """What two captures cannot both have."""
+
+    PLACE = "place"
+    CERTIFICATE = "certificate"
 
 
 class TargetKind(StrEnum):
@@ -91,6 +102,7 @@ class Device:
     pin: bytes | None
     """SHA-256 of what its first attestation showed; None before, and where there is none."""
     custody: str
+    """The least that any judgement said since it was last pinned; of one key, its evidence says it."""
     enrolled: datetime
 
     def __post_init__(self) -> None:
@@ -116,6 +128,8 @@ class StoredEvidence:
 
     id: int
     device: str
+    spki_sha256: bytes
+    """Of the key that it is about."""
     kind: str
     data: bytes
     custody: str
@@ -146,7 +160,7 @@ class IssuedCertificate:
         require_digests(self.sha256, self.spki_sha256)
         require_data(self.der)
         require_time(self.not_before, self.not_after)
-        if self.serial != self.serial.lower().lstrip("0") or not 1 <= len(self.serial) <= 40:
+        if not _SERIAL.fullmatch(self.serial):
             raise MalformedRowError("A serial is not written as lower-case hex without leading zeros.")
         if not 1 <= len(self.issuer_key_id) <= 64 or self.entry < 0:
             raise MalformedRowError("A certificate names no issuer's key, or no entry.")
@@ -212,6 +226,10 @@ class Withdrawal:
         require_time(self.revoked_at, *([] if self.compromised_since is None else [self.compromised_since]))
         if not self.by or self.entry < 0:
             raise MalformedRowError("A withdrawal names nobody who decided it, or no entry.")
+        if self.since > self.revoked_at:
+            raise MalformedRowError(
+                "A withdrawal says since when it counts, and that is after it was decided."
+            )
 
     @property
     def since(self) -> datetime:
@@ -221,7 +239,7 @@ class Withdrawal:
 
 @dataclass(frozen=True, slots=True)
 class Withdrawn:
-    """A certificate that is withdrawn, and the gravest withdrawal of it."""
+    """A certificate that is withdrawn, and what counts of the withdrawals of it: `gravity.gravest`."""
 
     certificate: IssuedCertificate
     withdrawal: Withdrawal
@@ -264,7 +282,8 @@ class Capture:
     binding: bytes
     signature: bytes
     commitment: bytes
-    """All of these are SHA-256 digests."""
+    certificate: bytes
+    """All of these are SHA-256 digests; the last is that of the certificate, in DER, that signed it."""
     at: datetime
     """When it arrived."""
     entry: int | None = None
@@ -290,15 +309,17 @@ class Capture:
             self.binding,
             self.signature,
             self.commitment,
+            self.certificate,
         )
 
 
 @dataclass(frozen=True, slots=True)
 class Fork:
-    """The evidence of a fork: the capture that was refused, and the claim of one that contradicts it."""
+    """The evidence of a fork: the capture that was refused, the claim of one that contradicts it, and in what."""
 
     refused: Capture
     against: bytes
+    about: Contradiction
 
 
 def require_time(*times: datetime) -> None:

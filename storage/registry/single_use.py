@@ -75,11 +75,13 @@ def use_nonce(connection: sa.Connection, sha256: bytes, device: str, at: datetim
     """Burn a nonce that the device itself chose.
 
     `expires` must follow from what the device signed: a nonce that was purged is refused
-    as expired, and only so.
+    as expired, and only so; whatever the clock says by then.
     """
     devices.get(connection, device)
     if at >= expires:
         raise NonceExpiredError("The nonce has expired.")
+    if expires <= connection.execute(sa.select(tables.forgotten.c.until)).scalar_one():
+        raise NonceExpiredError("The nonce is no newer than others that were forgotten.")
     table = tables.nonce
     if connection.execute(
         sa.select(table.c.sha256).where(table.c.device == device, table.c.sha256 == sha256)
@@ -89,10 +91,18 @@ def use_nonce(connection: sa.Connection, sha256: bytes, device: str, at: datetim
 
 
 def purge(connection: sa.Connection, before: datetime, limit: int) -> int:
-    """Forget at most `limit` challenges and nonces that expired before a moment; return how many."""
+    """Forget at most `limit` challenges and nonces that expired before a moment; return how many.
+
+    Until when nonces are forgotten stays known: a clock that goes back makes none of them new.
+    """
     gone = 0
     for table in tables.EXPIRING:
         expired = table.c.expires < before
         oldest = sa.select(table.c.sha256).where(expired).order_by(table.c.expires).limit(limit - gone)
-        gone += connection.execute(sa.delete(table).where(expired, table.c.sha256.in_(oldest))).rowcount
+        asked = sa.delete(table).where(expired, table.c.sha256.in_(oldest)).returning(table.c.expires)
+        ends = connection.scalars(asked).all()
+        gone += len(ends)
+        if table is tables.nonce and ends:
+            mark = tables.forgotten
+            connection.execute(sa.update(mark).where(mark.c.until < max(ends)).values(until=max(ends)))
     return gone

@@ -10,12 +10,12 @@ from enum import StrEnum
 
 import sqlalchemy as sa
 
-from storage.registry.rows import Role, Status, TargetKind
+from storage.registry.rows import Contradiction, Role, Status, TargetKind
 
 REVISION = 1
 """The only revision that may be used."""
 PREFIX = "registry_"
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
 
 metadata = sa.MetaData()
@@ -30,11 +30,11 @@ class Moment(sa.TypeDecorator[datetime]):
 
     def process_bind_param(self, value: datetime | None, dialect: sa.Dialect) -> int | None:  # noqa: ARG002
         """Return the number for a moment."""
-        return None if value is None else (value - _EPOCH) // _MICROSECOND
+        return None if value is None else (value - EPOCH) // _MICROSECOND
 
     def process_result_value(self, value: int | None, dialect: sa.Dialect) -> datetime | None:  # noqa: ARG002
         """Return the moment for a number."""
-        return None if value is None else _EPOCH + value * _MICROSECOND
+        return None if value is None else EPOCH + value * _MICROSECOND
 
 
 class Word(sa.TypeDecorator[StrEnum]):
@@ -81,17 +81,15 @@ def _table(name: str, *items: sa.schema.SchemaItem) -> sa.Table:
 
 
 revision = _table("revision", _number("id"), _number("number"), sa.PrimaryKeyConstraint("id"))
-# One row per wording of a product; the highest number counts.
 product = _table(
     "product",
     _text("name"),
-    _number("number"),
     _text("organisation"),
     _text("lifetime"),
     _text("minimum"),
     _data("rules"),
     _moment("since"),
-    sa.PrimaryKeyConstraint("name", "number"),
+    sa.PrimaryKeyConstraint("name"),
 )
 bootstrap = _table(
     "bootstrap",
@@ -132,6 +130,8 @@ nonce = _table(
     sa.PrimaryKeyConstraint("device", "sha256"),
     sa.Index("registry_nonce_expires", "expires"),
 )
+# One row: no nonce that expires by then can be told from one that was burned and is gone.
+forgotten = _table("forgotten", _number("id"), _moment("until"), sa.PrimaryKeyConstraint("id"))
 status = _table(
     "status",
     sa.Column("device", sa.ForeignKey(device.c.name), nullable=False),
@@ -146,10 +146,12 @@ evidence = _table(
     "evidence",
     _number("id"),
     sa.Column("device", sa.ForeignKey(device.c.name), nullable=False),
+    _digest("spki_sha256"),
     _text("kind"),
     _data("data"),
     sa.PrimaryKeyConstraint("id"),
     sa.Index("registry_evidence_device", "device"),
+    sa.Index("registry_evidence_key", "spki_sha256"),
 )
 judgement = _table(
     "judgement",
@@ -212,7 +214,7 @@ operator = _table(
     sa.PrimaryKeyConstraint("name"),
     sa.UniqueConstraint("spki"),
 )
-_LINK = ("link", "previous", "claim", "media", "binding", "signature", "commitment")
+_LINK = ("link", "previous", "claim", "media", "binding", "signature", "commitment", "certificate")
 capture = _table(
     "capture",
     sa.Column("device", sa.ForeignKey(device.c.name), nullable=False),
@@ -225,6 +227,7 @@ capture = _table(
     sa.UniqueConstraint("device", "counter"),
     sa.UniqueConstraint("device", "previous"),
     sa.UniqueConstraint("device", "link"),
+    sa.Index("registry_capture_certificate", "certificate"),
     sa.Index(
         "registry_capture_unlogged",
         "at",
@@ -240,6 +243,7 @@ fork = _table(
     *(_digest(name) for name in _LINK),
     _moment("at"),
     sa.Column("against", sa.ForeignKey(capture.c.claim), nullable=False),
+    sa.Column("about", Word(Contradiction), nullable=False),
     sa.PrimaryKeyConstraint("device", "number"),
 )
 
@@ -247,5 +251,5 @@ EXPIRING = (challenge, nonce)
 """What may be deleted, once it has expired."""
 SET_ONCE = {bootstrap: "used_at", challenge: "used_at", device: "pin", operator: "until", capture: "entry"}
 """The column that is empty at first, and keeps what it is given."""
-MUTABLE = {device: ("status", "custody")}
+MUTABLE = {device: ("status", "custody"), forgotten: ("until",)}
 """The columns that change."""

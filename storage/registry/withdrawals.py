@@ -1,7 +1,7 @@
 """Withdrawals: only ever added, and of all that concern a certificate the gravest counts."""
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
@@ -9,6 +9,7 @@ import sqlalchemy as sa
 
 from storage.registry import certificates, devices, products, row
 from storage.registry.errors import CertificateUnknownError, TwoPeopleError
+from storage.registry.gravity import gravest
 from storage.registry.rows import (
     TWO_PEOPLE,
     IssuedCertificate,
@@ -74,7 +75,7 @@ def every(connection: sa.Connection) -> Sequence[Withdrawal]:
 
 
 def of(connection: sa.Connection, certificate: IssuedCertificate) -> Withdrawal | None:
-    """Return the gravest withdrawal of the certificate, its device, its product or its issuer."""
+    """Return what counts of the withdrawals of the certificate, its device, its product and its issuer."""
     concerned = (
         Target.of_certificate(certificate.sha256),
         Target.of_device(certificate.device),
@@ -90,7 +91,7 @@ def of(connection: sa.Connection, certificate: IssuedCertificate) -> Withdrawal 
 
 
 def listed(connection: sa.Connection, issuer_key_id: bytes, at: datetime) -> Sequence[Withdrawn]:
-    """Return the issuer's withdrawn certificates that have not expired at a moment, each with its gravest."""
+    """Return the issuer's withdrawn certificates that have not expired at a moment, each with what counts."""
     found: dict[IssuedCertificate, list[Withdrawal]] = {}
     width = len(_COLUMNS)
     for kind, same in {
@@ -111,17 +112,6 @@ def listed(connection: sa.Connection, issuer_key_id: bytes, at: datetime) -> Seq
         Withdrawn(each, worst) for each, all_ in found.items() if (worst := gravest(all_)) is not None
     )
     return tuple(sorted(withdrawn, key=lambda each: (each.certificate.entry, each.certificate.sha256)))
-
-
-def gravest(withdrawals: Iterable[Withdrawal]) -> Withdrawal | None:
-    """Return the one that leaves the least time in which a signature counts.
-
-    That is the earliest `since`. Of those, a compromise is graver than a mere end, and then
-    the earlier entry counts.
-    """
-    return min(
-        withdrawals, key=lambda each: (each.since, each.compromised_since is None, each.entry), default=None
-    )
 
 
 def _asked(connection: sa.Connection, *where: sa.ColumnElement[bool]) -> Sequence[Withdrawal]:

@@ -34,6 +34,7 @@ def captured(device: str, counter: int, *, previous: bytes | None = None, of: st
         binding=digested(name.format("binding")),
         signature=digested(name.format("signature")),
         commitment=digested(name.format("commitment")),
+        certificate=digested(f"certificate of {device}"),
         at=AT,
     )
 

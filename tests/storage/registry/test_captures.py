@@ -14,6 +14,7 @@ from storage.registry.captures import MAX_FORKS
 from storage.registry.errors import (
     CaptureKnownError,
     CaptureUnknownError,
+    CertificateReusedError,
     ChainBeginningError,
     CounterReusedError,
     DeviceRevokedError,
@@ -23,7 +24,7 @@ from storage.registry.errors import (
     MalformedRowError,
 )
 from storage.registry.registry import Registry
-from storage.registry.rows import GENESIS, Capture, Device, Fork, Head, Product, Status
+from storage.registry.rows import GENESIS, Capture, Contradiction, Device, Fork, Head, Product, Status
 
 AT = datetime(2026, 11, 25, tzinfo=UTC)
 _numbers = count()
@@ -144,8 +145,12 @@ def test_a_chain_whose_beginning_did_not_arrive_misses_it(registry, make_capture
 
 def test_a_chain_may_begin_at_any_number(registry, make_capture) -> None:
     """As the counter of a TPM does."""
-    assert registry.add_capture(make_capture("camera", 40, previous=GENESIS)).gap == range(0)
+    assert registry.chain_beginning("camera") is None
     registry.add_capture(make_capture("camera", 41))
+    assert registry.chain_beginning("camera") is None, "it names somebody who did not arrive"
+    assert registry.add_capture(make_capture("camera", 40, previous=GENESIS)).gap == range(0)
+    assert registry.chain_beginning("camera") == 40
+    assert registry.chain_beginning("phone") is None
     assert registry.missing("camera") == ()
     with pytest.raises(ForkError):
         registry.add_capture(make_capture("camera", 39))
@@ -189,6 +194,7 @@ def test_what_contradicts_the_chain_is_kept_as_evidence(
         registry.add_capture(wrong)
     (fork,) = registry.forks("camera")
     assert fork.refused == wrong
+    assert fork.about is Contradiction.PLACE
     assert fork.against in {each.claim for each in before}
     assert registry.device("camera").status is Status.SUSPECT
     (change,) = registry.status_changes("camera")
@@ -222,6 +228,90 @@ def test_known_evidence_does_not_undo_what_a_person_decided(registry, make_captu
     with pytest.raises(ForkError):
         registry.add_capture(make_capture("camera", 1, of=" forged again"))
     assert registry.device("camera").status is Status.SUSPECT
+
+
+def one_time(registry, make_certificate, number: int = 1, **other: str):
+    """The digest of a certificate for one capture, issued to the camera."""
+    certificate = replace(make_certificate(number, **other), lifetime="one-time")
+    registry.add_certificates([certificate])
+    return certificate.sha256
+
+
+def test_a_one_time_certificate_that_signs_two_captures_is_a_fork(
+    registry, make_capture, make_certificate
+) -> None:
+    """The links are those of one chain: only the certificate tells of the copied folder."""
+    certificate = one_time(registry, make_certificate)
+    first, second, third = (
+        replace(make_capture("camera", number), certificate=certificate) for number in (1, 2, 3)
+    )
+    assert registry.add_capture(first) == first
+    for again in (second, second, third):
+        with pytest.raises(CertificateReusedError):
+            registry.add_capture(again)
+        assert registry.device("camera").status is Status.SUSPECT
+    assert registry.captures("camera") == (first,)
+    assert registry.add_capture(first) == first, "the same capture is none that uses it again"
+    assert registry.forks("camera") == tuple(
+        Fork(each, first.claim, Contradiction.CERTIFICATE) for each in (second, third)
+    )
+    (change,) = registry.status_changes("camera")
+    assert change.why == "the capture 2 has the one-time certificate of the capture 1"
+    # Who has a certificate left goes on, and the refused number is missing.
+    other = replace(
+        make_capture("camera", 4, previous=third.link),
+        certificate=one_time(registry, make_certificate, 2),
+    )
+    assert registry.add_capture(other).gap == range(2, 4)
+
+
+def test_a_one_time_certificate_used_again_under_a_used_number_is_no_mere_lost_counter(
+    registry, make_capture, make_certificate, digest
+) -> None:
+    certificate = one_time(registry, make_certificate)
+    registry.add_capture(make_capture("camera", 1))
+    registry.add_capture(replace(make_capture("camera", 2), certificate=certificate))
+    again = make_capture("camera", 2, previous=digest("elsewhere"), of=" again")
+    with pytest.raises(CertificateReusedError):
+        registry.add_capture(replace(again, certificate=certificate))
+    assert registry.device("camera").status is Status.SUSPECT
+
+
+def test_a_one_time_certificate_is_used_up_for_every_device(registry, make_capture, make_certificate) -> None:
+    certificate = one_time(registry, make_certificate)
+    registry.add_capture(replace(make_capture("camera", 1), certificate=certificate))
+    with pytest.raises(CertificateReusedError):
+        registry.add_capture(replace(make_capture("phone", 1), certificate=certificate))
+    assert registry.captures("phone") == ()
+
+
+@pytest.mark.parametrize("lifetime", ["standard", "session"])
+def test_other_certificates_sign_as_many_captures_as_they_like(
+    registry, make_capture, make_certificate, lifetime
+) -> None:
+    certificate = replace(make_certificate(1), lifetime=lifetime)
+    registry.add_certificates([certificate])
+    for number in (1, 2, 3):
+        registry.add_capture(replace(make_capture("camera", number), certificate=certificate.sha256))
+    assert {each.certificate for each in registry.captures("camera")} == {certificate.sha256}
+    assert registry.device("camera").status is Status.ACTIVE
+
+
+def test_of_thirty_captures_at_once_with_a_one_time_certificate_one_is_taken(
+    thirty, filled_url, make_capture, make_certificate
+) -> None:
+    with Registry.open(filled_url) as registry:
+        certificate = one_time(registry, make_certificate)
+    answers = thirty(
+        lambda registry, user: bool(
+            registry.add_capture(replace(make_capture("camera", user + 1), certificate=certificate))
+        )
+    )
+    assert Counter(answers) == {True: 1, "certificate-reused": 29}
+    with Registry.open(filled_url) as registry:
+        assert len(registry.captures("camera")) == 1
+        assert len(registry.forks("camera")) == 29
+        assert registry.device("camera").status is Status.SUSPECT
 
 
 def test_forks_do_not_fill_the_disk(registry, make_capture) -> None:
@@ -279,7 +369,7 @@ def made(device: str, place: int, one: tuple[int, int, int], digest) -> Capture:
     counter, previous, link = one
     rest = digest(f"{device}, {place}")
     links = [bytes(31) + bytes([number]) for number in (link, previous)]
-    return Capture(device, counter, *links, rest, rest, rest, rest, rest, AT)
+    return Capture(device, counter, *links, *[rest] * 6, AT)
 
 
 def chained(captures: list[tuple[int, int, int]]) -> bool:

@@ -85,7 +85,9 @@ def test_a_serial_and_a_certificate_are_used_once(registry, make_certificate) ->
     registry.add_certificates([replace(make_certificate(2), serial=first.serial, issuer_key_id=b"other")])
 
 
-@pytest.mark.parametrize("serial", ["", "0a", "A1", "f" * 41])
+@pytest.mark.parametrize(
+    "serial", ["", "0", "0a", "A1", "f" * 41, "zz not hex", "ag", "a1\n", "\u0661", "-1"]
+)
 def test_a_serial_is_written_in_one_way(make_certificate, serial: str) -> None:
     with pytest.raises(MalformedRowError):
         replace(make_certificate(1), serial=serial)

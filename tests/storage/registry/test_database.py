@@ -52,10 +52,12 @@ def whole(registry, make_capture, make_certificate, at, digest) -> Registry:
     """A registry with a row in every table."""
     registry.add_bootstrap(digest("token"), "Camera 1", at + timedelta(1))
     registry.use_bootstrap(digest("token"), at)
+    registry.use_nonce(digest("old nonce"), "camera", at, at + timedelta(seconds=1))
+    assert registry.purge(at + timedelta(hours=1)) == 1
     registry.add_challenge(digest("challenge"), "enrolment", "camera", at)
     registry.use_nonce(digest("nonce"), "camera", at, at + timedelta(1))
     registry.pin_device("camera", digest("pin"), "E2")
-    registry.add_evidence("camera", "tpm", b"statement", "E2", at, b"[]")
+    registry.add_evidence("camera", digest("key"), "tpm", b"statement", "E2", at, b"[]")
     registry.add_certificates([make_certificate(1)])
     registry.add_withdrawal(
         Withdrawal(Target.of_certificate(make_certificate(1).sha256), "superseded", at, None, ("Ada",), 1)
@@ -160,6 +162,63 @@ def test_a_registry_without_its_guards_is_not_used(url) -> None:
         Registry.open(url)
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "{name} BEFORE UPDATE ON {table} BEGIN SELECT 1; END",
+        "{name} BEFORE UPDATE ON registry_device BEGIN SELECT RAISE(ABORT, 'x'); END",
+        "{name} {when} BEGIN SELECT 1; END",
+        "{name} {when} WHEN 0 BEGIN SELECT RAISE(ABORT, 'registry capture is never changed'); END",
+    ],
+)
+def test_guards_that_only_have_the_right_names_are_none(path, sqlite_url, text: str) -> None:
+    name, table = "registry_capture_is_never_changed", "registry_capture"
+    with closing(sqlite3.connect(path)) as connection:
+        ((said,),) = connection.execute("SELECT sql FROM sqlite_master WHERE name = ?", [name]).fetchall()
+        when = said.removeprefix(f"CREATE TRIGGER {name} ").partition(" BEGIN")[0]
+        connection.execute(f"DROP TRIGGER {name}")
+        connection.execute(f"CREATE TRIGGER {text.format(name=name, table=table, when=when)}")
+        connection.commit()
+    with pytest.raises(RegistryDamagedError, match=name):
+        Registry.open(sqlite_url)
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute(f"DROP TRIGGER {name}")
+        connection.execute(said)
+    Registry.open(sqlite_url).close()
+
+
+_WEAKER = {
+    "another function": "CREATE FUNCTION calm() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NEW; END';"
+    " CREATE OR REPLACE TRIGGER registry_capture_is_never_deleted BEFORE DELETE ON registry_capture"
+    " FOR EACH ROW EXECUTE FUNCTION calm()",
+    "another table": "DROP TRIGGER registry_capture_is_never_deleted ON registry_capture;"
+    " CREATE TRIGGER registry_capture_is_never_deleted BEFORE DELETE ON registry_device"
+    " FOR EACH ROW EXECUTE FUNCTION registry_refuse()",
+    "a condition": "CREATE OR REPLACE TRIGGER registry_capture_is_never_deleted BEFORE DELETE ON registry_capture"
+    " FOR EACH ROW WHEN (false) EXECUTE FUNCTION registry_refuse()",
+    "afterwards, by statement": "CREATE OR REPLACE TRIGGER registry_capture_is_never_deleted AFTER DELETE"
+    " ON registry_capture FOR EACH STATEMENT EXECUTE FUNCTION registry_refuse()",
+    "fewer columns": "CREATE OR REPLACE TRIGGER registry_capture_is_never_changed BEFORE UPDATE OF device"
+    " ON registry_capture FOR EACH ROW EXECUTE FUNCTION registry_refuse()",
+    "a function that lets all pass": "CREATE OR REPLACE FUNCTION registry_refuse() RETURNS trigger"
+    " LANGUAGE plpgsql AS 'BEGIN RETURN NEW; END'",
+    "switched off": "ALTER TABLE registry_capture DISABLE TRIGGER registry_capture_is_never_deleted",
+}
+
+
+@pytest.mark.needs("postgresql")
+@pytest.mark.parametrize("weaker", _WEAKER)
+def test_guards_on_a_server_that_only_have_the_right_names_are_none(server, weaker: str) -> None:
+    url = server.create(f"weak{list(_WEAKER).index(weaker)}")
+    Registry.create(url).close()
+    engine = engines.open_owner(url)
+    with engine.begin() as connection:
+        connection.exec_driver_sql(_WEAKER[weaker])
+    engine.dispose()
+    with pytest.raises(RegistryDamagedError, match=r"registry_(capture_is_never_(changed|deleted)|refuse)"):
+        Registry.open(url)
+
+
 @pytest.mark.usefixtures("filled_url")
 def test_a_newer_revision_is_refused_by_name(url) -> None:
     engine = engines.open_owner(url)
@@ -244,7 +303,7 @@ def test_one_who_holds_the_registry_is_waited_for_and_then_named(path, sqlite_ur
             product = registry.product("Camera 1")  # readers do not wait
             registry._writer = shortened(sqlite_url)
             with pytest.raises(RegistryBusyError):
-                registry.amend_product(product)
+                registry.add_product(product)
         other.execute("ROLLBACK")
 
 

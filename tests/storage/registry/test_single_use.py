@@ -105,6 +105,29 @@ def test_what_expired_is_forgotten_in_steps_and_stays_refused(registry, digest, 
     registry.use_challenge(digest("new"), "enrolment", "camera", later)
 
 
+def test_a_nonce_that_was_forgotten_is_not_new_after_the_clock_went_back(registry, digest, at) -> None:
+    registry.use_nonce(digest("nonce"), "camera", at, at + 5 * MINUTE)
+    registry.use_nonce(digest("later"), "camera", at, at + 30 * MINUTE)
+    assert registry.purge(at + 20 * MINUTE) == 1
+    for expires in (5 * MINUTE, 2 * MINUTE):
+        with pytest.raises(NonceExpiredError):
+            registry.use_nonce(digest("nonce"), "camera", at + MINUTE, at + expires)
+    # What was not forgotten is known still, and what is newer is as good as ever.
+    with pytest.raises(NonceReplayedError):
+        registry.use_nonce(digest("later"), "camera", at + MINUTE, at + 30 * MINUTE)
+    registry.use_nonce(digest("fresh"), "camera", at + MINUTE, at + 6 * MINUTE)
+    # An earlier purge takes nothing of it back.
+    assert registry.purge(at) == 0
+    with pytest.raises(NonceExpiredError):
+        registry.use_nonce(digest("nonce"), "camera", at + MINUTE, at + 5 * MINUTE)
+
+
+def test_a_clock_that_ran_ahead_refuses_no_more_than_what_it_forgot(registry, digest, at) -> None:
+    registry.use_nonce(digest("nonce"), "camera", at, at + 5 * MINUTE)
+    assert registry.purge(at + timedelta(days=30_000)) == 1
+    registry.use_nonce(digest("fresh"), "camera", at + 2 * MINUTE, at + 7 * MINUTE)
+
+
 def test_only_digests_are_taken_and_times_with_a_zone(registry, digest, at) -> None:
     with pytest.raises(MalformedRowError):
         registry.add_bootstrap(b"the token itself", "Camera 1", at)

@@ -1,5 +1,6 @@
 """What is withdrawn, by which of several withdrawals, and how many people it took."""
 
+from dataclasses import replace
 from datetime import timedelta
 from itertools import permutations
 
@@ -59,10 +60,12 @@ def test_the_gravest_does_not_depend_on_the_order_of_recording(
     """An end without a compromise counts from its own moment on: a later compromise gives no time back."""
     one = make_certificate(1)
     registry.add_certificates([one])
-    made = [(2, None), (5, 3), (2, 2)]
+    made = [(1, None), (5, 3), (2, 2)]
     for number in order:
         withdraw(Target.of_certificate(one.sha256), *made[number], entry=number)
-    assert registry.withdrawal_of(one).entry == 2
+    found = registry.withdrawal_of(one)
+    assert (found.entry, found.reason) == (2, "keyCompromise")
+    assert found.since == found.revoked_at == registry.withdrawals()[order.index(0)].since
     assert [each.entry for each in registry.withdrawals()] == list(order)
 
 
@@ -74,6 +77,13 @@ def test_products_and_cas_take_two_people(registry, at) -> None:
     assert registry.withdrawals() == ()
     with pytest.raises(MalformedRowError):
         Withdrawal(Target.of_device("camera"), "superseded", at, None, (), 1)
+
+
+def test_nothing_counts_only_from_after_it_was_decided(at) -> None:
+    for reason in ("superseded", "keyCompromise"):
+        with pytest.raises(MalformedRowError):
+            Withdrawal(Target.of_device("camera"), reason, at, at + timedelta(microseconds=1), ("Ada",), 1)
+        assert Withdrawal(Target.of_device("camera"), reason, at, at, ("Ada",), 1).since == at
 
 
 def test_a_withdrawn_device_is_revoked_at_once(registry, at) -> None:
@@ -116,9 +126,13 @@ def test_a_list_has_what_is_withdrawn_and_not_expired(registry, withdraw, make_c
     )
     device = withdraw(Target.of_device("camera"), 5, None)
     listed = registry.withdrawn(b"issuer", at)
-    assert [each.withdrawal for each in listed] == [device, device, device, product, product]
+    both = replace(one, revoked_at=device.revoked_at, compromised_since=device.since)
+    assert [each.withdrawal for each in listed] == [device, both, device, product, product]
     issuer = withdraw(Target.of_ca(b"issuer"), 9, -1)
-    assert {each.withdrawal for each in registry.withdrawn(b"issuer", at)} == {issuer}
+    assert {each.withdrawal for each in registry.withdrawn(b"issuer", at)} == {
+        replace(issuer, revoked_at=device.revoked_at),
+        issuer,
+    }
     assert registry.withdrawn(b"another issuer", at) == (Withdrawn(strange, product),)
     for each in registry.withdrawn(b"issuer", at):
         assert registry.withdrawal_of(each.certificate) == each.withdrawal

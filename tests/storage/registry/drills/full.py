@@ -29,7 +29,7 @@ def main() -> None:
         ballast.write_bytes(bytes(256 << 10))
         try:
             while acknowledged < 10_000:
-                registry.add_evidence("camera", "tpm", bytes(20_000), "E2", AT, b"[]")
+                registry.add_evidence("camera", bytes(32), "tpm", bytes(20_000), "E2", AT, b"[]")
                 acknowledged += 1
         except RegistryFullError as error:
             refused = error.code
@@ -38,7 +38,7 @@ def main() -> None:
         if len(registry.evidence("camera")) != acknowledged:
             sys.exit("What was acknowledged cannot be read while the disk is full.")
         ballast.unlink()
-        registry.add_evidence("camera", "tpm", bytes(20_000), "E2", AT, b"[]")
+        registry.add_evidence("camera", bytes(32), "tpm", bytes(20_000), "E2", AT, b"[]")
     with Registry.open(url) as registry:
         if len(registry.evidence("camera")) != acknowledged + 1:
             sys.exit(f"{acknowledged + 1} were acknowledged and are not there.")

@@ -33,7 +33,8 @@ def digest(text: str) -> bytes:
 
 def capture(number: int) -> Capture:
     previous = GENESIS if number == 1 else digest(f"link {number - 1}")
-    rest = [digest(f"{name} {number}") for name in ("claim", "media", "binding", "signature", "commitment")]
+    names = ("claim", "media", "binding", "signature", "commitment", "certificate")
+    rest = [digest(f"{name} {number}") for name in names]
     return Capture(DEVICE, number, digest(f"link {number}"), previous, *rest, AT)
 
 
