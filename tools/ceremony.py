@@ -12,6 +12,7 @@ import hashlib
 import re
 import secrets
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -23,7 +24,7 @@ from authn.custody.opening import open_provider
 from authn.device import Certificate, encoded, spki
 from authn.errors import CertificateError
 from authn.identity import CertificatePlan, Subject, pem_chain, plan_issuing_ca, plan_root, spki_of
-from authn.keys import KeyProvider, generate_p384, read_secret, store_key
+from authn.keys import KeyProvider, SigningKey, generate_p384, read_secret, store_key
 from authn.plain import plain
 from authn.timestamp.clock import Reading, Tolerances, drift_doubt, floor_doubt
 from authn.withdrawal import Reason, Withdrawn, build_crl, read_crl
@@ -191,7 +192,7 @@ def hold_ceremony(ceremony: Ceremony, place: Path, clock: Clock, confirm: Confir
     3. What is asked for, planned again.
     4. Both people confirm what they see.
     5. The certificates and the list.
-    6. The clock again; then the folder appears, whole.
+    6. The clock again; then a new root's key is kept, and the folder appears, whole.
     """
     # 1
     start = clock()
@@ -201,45 +202,57 @@ def hold_ceremony(ceremony: Ceremony, place: Path, clock: Clock, confirm: Confir
     said.add(f"Operators: {ceremony.operators[0]} and {ceremony.operators[1]}")
     said.add(f"Clock of this machine: {at:%Y-%m-%d %H:%M:%S} UTC; another clock: {ceremony.shown:%H:%M:%S}")
     # 2
-    key = _open_or_make(ceremony)
-    root, made = _root(ceremony, key, at)
-    said.add(f"Root key: {key.algorithm}, kept as {key.keeping}, SHA-256 of its SPKI {_sha256(spki(root))}")
-    said.add(f"Root: {root.subject.rfc4514_string()}, {'made now' if made else 'opened'}")
-    said.add(f"Root certificate: until {root.not_valid_after_utc:%Y-%m-%d}, SHA-256 {_sha256(encoded(root))}")
-    # 3
-    plans = [request.planned(root, ceremony.predecessors) for request in requests]
-    for request, plan in zip(requests, plans, strict=True):
+    made = _new_key(ceremony)
+    with closing(open_provider(ceremony.root_uri) if made is None else made.key) as key:
+        root = _root(ceremony, key, at)
         said.add(
-            f"To sign: {request.name}, {plan.subject.common_name}, serial {plan.serial:x}, until"
-            f" {plan.not_after:%Y-%m-%d}, plan {plan.digest.hex()}, logged as entry {request.entry}"
+            f"Root key: {key.algorithm}, kept as {key.keeping}, SHA-256 of its SPKI {_sha256(spki(root))}"
         )
-    number, entries = _to_list(ceremony, root)
-    for entry in ceremony.withdrawals:
-        said.add(f"To withdraw: serial {entry.serial:x}, {entry.reason}, not believed since {entry.since}")
-    # 4
-    for name in ceremony.operators:
-        if not confirm(name, str(said)):
-            raise CeremonyError(f"{name} did not confirm")
-        said.add(f"Confirmed: {name}")
-    # 5
-    files = {"root.pem": pem_chain(root)}
-    for request, plan in zip(requests, plans, strict=True):
-        files[f"{request.name}.pem"] = pem_chain(plan.sign(key))
-    files["root.crl"] = build_crl(entries, issuer=root, key=key, number=number, at=at, life=ROOT_LIST_LIFE)
-    key.close()
-    # 6
-    end = clock()
-    if doubt := drift_doubt(start, end, _DRIFT):
-        raise CeremonyClockError(doubt)
-    said.add(f"List: number {number}, {len(entries)} withdrawn, until {at + ROOT_LIST_LIFE:%Y-%m-%d}")
-    for name, data in files.items():
-        said.add(f"File: {name}, {len(data)} bytes, SHA-256 {_sha256(data)}")
-    said.add(f"Ended: {end.wall:%Y-%m-%d %H:%M:%S} UTC")
-    transcript = said.ended(ceremony.operators)
-    with built_beside(place) as building:
-        for name, data in (*files.items(), ("transcript.txt", transcript.encode())):
-            (building / name).write_bytes(data)
-    return transcript
+        said.add(
+            f"Root: {root.subject.rfc4514_string()}, {'opened' if ceremony.root is not None else 'made now'}"
+        )
+        said.add(
+            f"Root certificate: until {root.not_valid_after_utc:%Y-%m-%d}, SHA-256 {_sha256(encoded(root))}"
+        )
+        # 3
+        plans = [request.planned(root, ceremony.predecessors) for request in requests]
+        for request, plan in zip(requests, plans, strict=True):
+            said.add(
+                f"To sign: {request.name}, {plan.subject.common_name}, serial {plan.serial:x}, until"
+                f" {plan.not_after:%Y-%m-%d}, plan {plan.digest.hex()}, logged as entry {request.entry}"
+            )
+        number, entries = _to_list(ceremony, root)
+        for entry in ceremony.withdrawals:
+            said.add(
+                f"To withdraw: serial {entry.serial:x}, {entry.reason}, not believed since {entry.since}"
+            )
+        # 4
+        for name in ceremony.operators:
+            if not confirm(name, str(said)):
+                raise CeremonyError(f"{name} did not confirm")
+            said.add(f"Confirmed: {name}")
+        # 5
+        files = {"root.pem": pem_chain(root)}
+        for request, plan in zip(requests, plans, strict=True):
+            files[f"{request.name}.pem"] = pem_chain(plan.sign(key))
+        files["root.crl"] = build_crl(
+            entries, issuer=root, key=key, number=number, at=at, life=ROOT_LIST_LIFE
+        )
+        # 6
+        end = clock()
+        if doubt := drift_doubt(start, end, _DRIFT):
+            raise CeremonyClockError(doubt)
+        said.add(f"List: number {number}, {len(entries)} withdrawn, until {at + ROOT_LIST_LIFE:%Y-%m-%d}")
+        for name, data in files.items():
+            said.add(f"File: {name}, {len(data)} bytes, SHA-256 {_sha256(data)}")
+        said.add(f"Ended: {end.wall:%Y-%m-%d %H:%M:%S} UTC")
+        transcript = said.ended(ceremony.operators)
+        if made is not None:
+            store_key(made.path, made.key, made.passphrase)
+        with built_beside(place) as building:
+            for name, data in (*files.items(), ("transcript.txt", transcript.encode())):
+                (building / name).write_bytes(data)
+        return transcript
 
 
 @dataclass(slots=True)
@@ -310,25 +323,35 @@ def _require_clock(ceremony: Ceremony, requests: Sequence[AuthorityRequest], at:
             )
 
 
-def _open_or_make(ceremony: Ceremony) -> KeyProvider:
+@dataclass(frozen=True, slots=True)
+class _NewKey:
+    """A root's key that is not kept anywhere yet, and where it will be."""
+
+    key: SigningKey
+    path: Path
+    passphrase: bytes | None
+
+
+def _new_key(ceremony: Ceremony) -> _NewKey | None:
+    """A new key where the root's is to be a file that is not there; nothing is written."""
     address = uri.parse(ceremony.root_uri)
-    if isinstance(address, uri.FileAddress) and not address.path.exists():
-        if ceremony.root is not None:
-            raise CeremonyError("there is no key file for the root whose certificate was given")
-        passphrase = None if address.pin_source is None else read_secret(address.pin_source)
-        store_key(address.path, generate_p384(), passphrase)
-    return open_provider(ceremony.root_uri)
+    if not isinstance(address, uri.FileAddress) or address.path.exists():
+        return None
+    if ceremony.root is not None:
+        raise CeremonyError("there is no key file for the root whose certificate was given")
+    passphrase = None if address.pin_source is None else read_secret(address.pin_source)
+    return _NewKey(generate_p384(), address.path, passphrase)
 
 
-def _root(ceremony: Ceremony, key: KeyProvider, at: datetime) -> tuple[Certificate, bool]:
+def _root(ceremony: Ceremony, key: KeyProvider, at: datetime) -> Certificate:
     if ceremony.root is not None:
         if spki(ceremony.root) != spki_of(key.public_key):
             raise CeremonyError("the key is not the one of the root whose certificate was given")
-        return ceremony.root, False
+        return ceremony.root
     if ceremony.organisation is None:
         raise CeremonyError("a new root needs an organisation, and an old one its certificate")
     who = Subject("XX", ceremony.organisation, f"{ceremony.organisation} Root CA")
-    return plan_root(who, key.public_key, fresh_serial(), at).sign(key), True
+    return plan_root(who, key.public_key, fresh_serial(), at).sign(key)
 
 
 def _to_list(ceremony: Ceremony, root: Certificate) -> tuple[int, tuple[Withdrawn, ...]]:

@@ -39,9 +39,10 @@ def rotate(context: click.Context, key_uri: str | None, request: Path | None, in
     """Begin to issue from a new authority; the old one goes on signing lists and answers."""
     from authn.device import read_chain
     from tools.errors import OutputExistsError, UsageError
-    from tools.home import content_of
+    from tools.home import content_of, open_home
     from tools.rotation import install_successor, request_successor
     from tools.rotation import rotate as rotate_both
+    from tools.status_lists import look_after
 
     home = home_of(context)
     if install is not None:
@@ -57,6 +58,7 @@ def rotate(context: click.Context, key_uri: str | None, request: Path | None, in
         return
     else:
         name = rotate_both(home, key_uri, now())
+    look_after(open_home(home.path), now())
     click.echo(f"{name} issues from now on.")
 
 

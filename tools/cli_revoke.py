@@ -1,5 +1,6 @@
 """`lightseal revoke` and `lightseal operator`: withdraw what is no longer to be believed, and who may."""
 
+import re
 from contextlib import closing
 from datetime import datetime
 from pathlib import Path
@@ -7,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from authn.plain import plain
 from tools.invocation import FILE, Moment, home_of, now
 
 if TYPE_CHECKING:
@@ -60,11 +62,13 @@ def _make(kind: str, explained: str) -> None:
         from authn.withdrawal import Reason
         from storage.registry.rows import TargetKind
         from tools.errors import UsageError
-        from tools.output import put_whole
         from tools.revoking import Signed, enough, propose, target_of
 
         home = home_of(context)
         target = target_of(home, TargetKind(kind), name)
+        place = proposal or Path(f"revoke-{kind}-{target.name[:40].replace('/', '-')}.json")
+        if proposal is not None or (kind in ("product", "ca") and len(people) == 1):
+            _require_new(place)
         made = Signed(propose(home, target, Reason(_REASONS[reason]), since, now()), ())
         signed = _signed(made, people)
         if enough(signed):
@@ -72,8 +76,7 @@ def _make(kind: str, explained: str) -> None:
             return
         if not people:
             raise UsageError(f"a {kind} is withdrawn by two people: add --by NAME=KEY-URI, once or twice")
-        place = proposal or Path(f"revoke-{kind}-{target.name[:40].replace('/', '-')}.json")
-        put_whole(place, signed.encode())
+        _write_new(place, signed.encode())
         click.echo(
             f"Nothing is withdrawn yet. A second operator runs: lightseal revoke approve {place} --by ..."
         )
@@ -91,32 +94,46 @@ for _kind, _explained in {
 @revoke.command()
 @click.argument("file", type=FILE)
 @_BY
+@click.option("--yes", "agreed", is_flag=True, help="Do not ask; for scripts.")
 @click.pass_context
-def approve(context: click.Context, file: Path, people: tuple[str, ...]) -> None:
-    """Complete the proposal in FILE; what it says is shown first, and carried out."""
+def approve(context: click.Context, file: Path, people: tuple[str, ...], *, agreed: bool) -> None:
+    """Complete the proposal in FILE: what it takes with it is shown, and asked about before a key is opened."""
     from tools.errors import UsageError
-    from tools.revoking import enough, read_proposal
+    from tools.revoking import describe, enough, read_proposal
 
     if not people:
         raise UsageError("name yourself with --by NAME=KEY-URI")
+    home = home_of(context)
     signed = read_proposal(file)
     proposal = signed.proposal
-    click.echo(f"{proposal.target.kind.value} {proposal.target.name}: {proposal.reason.value}")
-    click.echo(f"  since {proposal.since or 'now'}, proposed {proposal.proposed_at:%Y-%m-%d %H:%M} UTC")
+    since = "now" if proposal.since is None else f"{proposal.since:%Y-%m-%d %H:%M:%S} UTC"
+    names = ", ".join(each.operator for each in signed.signatures) or "nobody yet"
+    click.echo(f"To withdraw: {plain(describe(home, proposal.target), 600)}")
+    click.echo(f"  {proposal.target.kind.value} {plain(proposal.target.name, 200)}")
+    click.echo(f"  for {proposal.reason.value}, not believed since {since}")
+    click.echo(f"  proposed {proposal.proposed_at:%Y-%m-%d %H:%M} UTC, signed by {plain(names, 400)}")
+    if not agreed:
+        click.confirm("Is this to be withdrawn?", abort=True)
     completed = _signed(signed, people)
     if not enough(completed):
         raise UsageError("another person has to sign as well")
-    _carry_out(home_of(context), completed)
+    _carry_out(home, completed)
 
 
 @revoke.command("publish")
 @click.pass_context
 def publish_lists(context: click.Context) -> None:
-    """Make all revocation lists and responder certificates anew; run it once a day where nothing serves."""
-    from tools.revoking import require_published
+    """Make all revocation lists and responder certificates anew, and finish what an interrupted revoke began.
+
+    'ca serve' does so for the authorities whose keys it has. Run this once a day where none runs, and
+    where the key of a root is kept elsewhere.
+    """
+    from tools.revoking import catch_up, require_published
     from tools.status_lists import publish, renew_responders
 
     home, at = home_of(context), now()
+    for entry in catch_up(home):
+        click.echo(f"entry {entry}\twithdrawn, as the ledger has it")
     for name in renew_responders(home, at):
         click.echo(f"{name}\tresponder certified")
     published = publish(home, at)
@@ -146,14 +163,27 @@ def operator() -> None:
 @click.argument("name")
 @click.argument("public_key", type=FILE)
 @click.option("--role", type=click.Choice(["revoker", "ca-operator"]), default="revoker", show_default=True)
+@click.option(
+    "--by", metavar="NAME=KEY-URI", help="An operator who names this one, and the key to sign with."
+)
 @click.pass_context
-def add(context: click.Context, name: str, public_key: Path, role: str) -> None:
-    """Let NAME decide with the key whose public half is in the PUBLIC_KEY file; an entry says so."""
+def add(context: click.Context, name: str, public_key: Path, role: str, by: str | None) -> None:
+    """Let NAME decide with the key whose public half is in the PUBLIC_KEY file; an entry says so.
+
+    The first two are named by whoever has this home. From then on it takes an operator, with --by.
+    """
+    from authn.custody.opening import open_provider
     from storage.registry.rows import Role
     from tools.home import content_of
-    from tools.revoking import add_operator
+    from tools.revoking import Signature, add_operator, naming_text
 
-    entry = add_operator(home_of(context), name, content_of(public_key), Role(role), now())
+    home, public = home_of(context), content_of(public_key)
+    vouched = None
+    if by is not None:
+        person, address = _named(by)
+        with closing(open_provider(address)) as key:
+            vouched = Signature(person, key.sign(naming_text(home, name, public, Role(role))))
+    entry = add_operator(home, name, public, Role(role), now(), vouched)
     click.echo(f"{name} is an operator; entry {entry} of the ledger says so.")
 
 
@@ -185,32 +215,55 @@ def key_file(address: str, out: Path) -> None:
     """Write the public half of the key at KEY-URI, to be handed to whoever runs 'operator add'."""
     from authn.custody.opening import open_provider
     from authn.public_key import public_pem
-    from tools.output import put_whole
 
+    _require_new(out)
     with closing(open_provider(address)) as key:
-        put_whole(out, public_pem(key.public_key))
+        _write_new(out, public_pem(key.public_key))
     click.echo(f"Wrote {out}.")
 
 
 def _signed(signed: "Signed", people: tuple[str, ...]) -> "Signed":
     from authn.custody.opening import open_provider
-    from tools.errors import UsageError
     from tools.revoking import sign
 
     for each in people:
-        name, equals, address = each.partition("=")
-        if not equals or not name or not address:
-            raise UsageError("an operator is named as NAME=KEY-URI")
+        name, address = _named(each)
         with closing(open_provider(address)) as key:
             signed = sign(signed, name, key)
     return signed
 
 
+def _named(text: str) -> tuple[str, str]:
+    from tools.errors import UsageError
+
+    name, equals, address = text.partition("=")
+    if not equals or not name or not address:
+        raise UsageError("an operator is named as NAME=KEY-URI")
+    return name, address
+
+
+def _require_new(path: Path) -> None:
+    from tools.errors import OutputExistsError
+    from tools.output import require_plain
+
+    if require_plain(path) is not None:
+        raise OutputExistsError(f"{path} is already there")
+
+
+def _write_new(path: Path, data: bytes) -> None:
+    from tools.output import Form, write_whole
+
+    nothing = re.compile(rb"(?!)")
+    write_whole(path, data, Form("new file", nothing, nothing))
+
+
 def _carry_out(home: "Home", signed: "Signed") -> None:
     from tools.revoking import carry_out, require_published
+    from tools.status_lists import renew_responders
 
     target = signed.proposal.target
     entry, published = carry_out(home, signed, now())
+    renew_responders(home, now())
     click.echo(f"{target.kind.value} {target.name} is withdrawn; entry {entry} of the ledger says so.")
     for each in published:
         if each.fault is None:

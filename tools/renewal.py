@@ -2,7 +2,9 @@
 
 A key stamps for a few years inside a longer certificate and is destroyed then (EN 319 421, 7.6),
 so that tokens it made are worth what they were. They stay good: each carries its certificate and
-is judged at its own time. A server that runs goes on with the old key until it is started again.
+is judged at its own time. So each unit's certificate is kept, as `time-stamping-NUMBER.pem`, and
+spoken of in lists and answers for ever. A server that runs goes on with the old key until it is
+started again.
 """
 
 import hashlib
@@ -33,8 +35,8 @@ def renew(home: Home, at: datetime) -> tuple[Certificate, datetime]:
     1. What an earlier attempt left half done is finished instead.
     2. A new key, beside the old one.
     3. The plan of its certificate is in the ledger before it is signed.
-    4. Key, then certificate, take their places. Between the two nothing can be stamped, and
-       calling this again goes on at 1.
+    4. The key takes its place, the old certificate another one, and the new certificate its own.
+       In between nothing can be stamped, and calling this again goes on at 1.
     """
     if UNIT in home.keys:
         raise UsageError("the time-stamping key is kept elsewhere; certify a new one where it is kept")
@@ -76,9 +78,20 @@ def renew(home: Home, at: datetime) -> tuple[Certificate, datetime]:
         # 4.
         next_key.replace(key_place)
         durable.sync_folder(key_place)
+    put_whole(certificate_place.with_stem(f"{UNIT}-{_number(home)}"), content_of(certificate_place))
+    durable.sync_folder(certificate_place)
     next_certificate.replace(certificate_place)
     durable.sync_folder(certificate_place)
     return waiting, stamping_period(waiting)[1]
+
+
+def units(home: Home) -> tuple[str, ...]:
+    """The names of the certificates of all time-stamp units that this home had, oldest first; the last one stamps."""
+    found = (home.path / "certificates").glob(f"{UNIT}-*.pem")
+    numbers = sorted(
+        int(number) for path in found if (number := path.stem.removeprefix(f"{UNIT}-")).isdigit()
+    )
+    return (*(f"{UNIT}-{number}" for number in numbers), UNIT)
 
 
 def _waiting(home: Home) -> Certificate | None:

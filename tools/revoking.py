@@ -1,14 +1,18 @@
 """Withdraw certificates, devices, products and authorities, and say so where verifiers look.
 
 A withdrawal is in the ledger first, then in the registry, then in the lists that are published:
-whatever a crash leaves undone, `publish` makes good, since the lists are made from the registry
-each time. What concerns more than one device is decided by two people, each with a key.
+whatever a crash leaves undone is made good, since `catch_up` makes the registry from the ledger and
+the lists are made from the registry each time. Others may add entries that look like a withdrawal:
+only those count that the log's own key signed for.
 
-Whoever may write this home's files could name operators of his own; the ledger shows that.
+What concerns more than one device is decided by two people, each with a key. The first two are named
+by whoever has the home, and every further one by an operator beside him. Whoever may write this
+home's files could still name operators of his own, or write rows; the ledger shows the former.
 """
 
 import base64
 import json
+import logging
 import secrets
 from collections.abc import Sequence
 from contextlib import suppress
@@ -20,17 +24,23 @@ from typing import Any, ClassVar
 from authn.chain import read_certificate
 from authn.device import pseudonym, spki
 from authn.identity import key_id_of, spki_of
-from authn.keys import KeyProvider, algorithm_of, signature_holds
+from authn.keys import KeyProvider, algorithm_of, signature_holds, verify_note
 from authn.public_key import read_public_key
+from authn.signer import certificate_facts
 from authn.withdrawal import Reason
 from storage.entry import Kind
+from storage.errors import Error as StorageError
+from storage.ledger import Ledger
+from storage.note import open_note, signed_note
 from storage.payload import canonical
+from storage.payload import parse as parse_payload
 from storage.record import Record
-from storage.registry.errors import CertificateUnknownError
+from storage.registry.errors import CertificateUnknownError, UnknownError
 from storage.registry.registry import Registry
 from storage.registry.rows import IssuedCertificate, Operator, Role, Target, TargetKind, Withdrawal
 from tools.errors import Error, UsageError
 from tools.home import Home, content_of
+from tools.renewal import units
 from tools.status_lists import Published, publish, withdrawn_of
 
 CONSOLE = "console"
@@ -38,9 +48,13 @@ CONSOLE = "console"
 PROPOSAL_LIFE = timedelta(days=7)
 _CONTEXT = b"lightseal/revocation/v1\0"
 _SCHEMA = "lightseal-revocation/1"
+_NAMING = b"lightseal/operator/v1\0"
+_WORD = "word"
 _MAX_PROPOSAL = 64 << 10
 _TWO = frozenset({TargetKind.PRODUCT, TargetKind.CA})
 _ROLES = frozenset({Role.REVOKER, Role.CA_OPERATOR})
+_FIRST = 2
+_log = logging.getLogger(__name__)
 
 
 class ProposalError(Error):
@@ -76,6 +90,13 @@ class Proposal:
     proposed_at: datetime
     nonce: str
 
+    def __post_init__(self) -> None:
+        for moment in (self.proposed_at, *([] if self.since is None else [self.since])):
+            if moment.tzinfo is None or moment.microsecond:
+                raise ProposalError("a moment of the proposal is not a whole second with a time zone")
+        if self.since is not None and self.since > self.proposed_at:
+            raise ProposalError("the proposal says since when, and that is after it was made")
+
     def fields(self) -> dict[str, Any]:
         """The proposal as JSON has it."""
         return {
@@ -88,6 +109,19 @@ class Proposal:
             "schema": _SCHEMA,
             "since": None if self.since is None else self.since.isoformat(),
         }
+
+    @classmethod
+    def of(cls, fields: Any) -> "Proposal":
+        """Read what `fields` wrote; raises KeyError, TypeError, ValueError or an error of ours."""
+        since = fields["since"]
+        return cls(
+            str(fields["origin"]),
+            Target(TargetKind(fields["kind"]), str(fields["name"])),
+            Reason(fields["reason"]),
+            None if since is None else datetime.fromisoformat(since),
+            datetime.fromisoformat(fields["proposed_at"]),
+            str(fields["nonce"]),
+        )
 
     @property
     def text(self) -> bytes:
@@ -127,23 +161,17 @@ class Signed:
         try:
             about = json.loads(data)
             fields = about["proposal"]
-            since = fields["since"]
-            proposal = Proposal(
-                str(fields["origin"]),
-                Target(TargetKind(fields["kind"]), str(fields["name"])),
-                Reason(fields["reason"]),
-                None if since is None else datetime.fromisoformat(since),
-                datetime.fromisoformat(fields["proposed_at"]),
-                str(fields["nonce"]),
-            )
+            proposal = Proposal.of(fields)
             signatures = tuple(
                 Signature(str(each["operator"]), base64.b64decode(each["signature"], validate=True))
                 for each in about["signatures"]
             )
-            if proposal.fields() != fields:
-                raise ProposalError("the proposal is not written as we write it")
+        except ProposalError:
+            raise
         except (KeyError, TypeError, ValueError, RecursionError, Error) as error:
             raise ProposalError("the proposal cannot be read") from error
+        if proposal.fields() != fields:
+            raise ProposalError("the proposal is not written as we write it")
         return cls(proposal, signatures)
 
 
@@ -158,10 +186,9 @@ def target_of(home: Home, kind: TargetKind, name: str) -> Target:
             case TargetKind.PRODUCT:
                 return Target.of_product(registry.product(name).name)
             case TargetKind.CA:
-                if name not in (*home.issuers(), "time-stamping"):
-                    raise UsageError(
-                        f"the authorities here are {', '.join((*home.issuers(), 'time-stamping'))}"
-                    )
+                known = (*home.issuers(), *units(home))
+                if name not in known:
+                    raise UsageError(f"the authorities here are {', '.join(known)}")
                 return Target.of_ca(key_id_of(home.certificate(name)))
 
 
@@ -196,24 +223,91 @@ def carry_out(home: Home, signed: Signed, at: datetime) -> tuple[int, tuple[Publ
     with home.registry() as registry:
         by = _require_entitled(home, registry, signed, at)  # 1
         fields = {**proposal.fields(), "by": list(by)}
-        record = _record(home, registry, target, fields)
+        record = _record(home, registry, target, _signed_for(home, fields))
         with home.ledger() as ledger:
             (entry,) = ledger.append([record], at, home.sign_note)  # 2
-        moment = at.replace(microsecond=0)
-        registry.add_withdrawal(  # 3
-            Withdrawal(target, proposal.reason.value, moment, proposal.since, by, entry)
-        )
+            logged_at = ledger.entry(entry).logged_at
+        registry.add_withdrawal(_row(proposal, by, logged_at, entry))  # 3
     return entry, publish(home, at)  # 4
 
 
-def add_operator(home: Home, name: str, public_key: bytes, role: Role, at: datetime) -> int:
-    """Let a person decide with this key; the ledger shows it to everybody."""
+def catch_up(home: Home) -> tuple[int, ...]:
+    """Carry out what the ledger says was withdrawn and the registry does not know; returns the entries.
+
+    That happens after a crash between the two, and where the registry was put back from an old
+    copy. Reads the whole ledger. An erased entry says nothing any more, and one of another's is not
+    obeyed; one about what the registry does not know at all is said in the log, and left.
+    """
+    done = []
+    with home.ledger_to_read() as ledger, home.registry() as registry:
+        known = {each.entry for each in registry.withdrawals()}
+        for index, entry in enumerate(ledger.entries(0, ledger.size)):
+            if entry.kind is not Kind.REVOKE or index in known:
+                continue
+            found = _own_words(home, ledger, index)
+            if found is None:
+                continue
+            proposal, by = found
+            try:
+                registry.add_withdrawal(_row(proposal, by, entry.logged_at, index))
+            except UnknownError as error:
+                _log.warning("entry %d withdraws what is not in the registry: %s", index, error)
+            else:
+                done.append(index)
+    return tuple(done)
+
+
+def describe(home: Home, target: Target) -> str:
+    """What a target is, in one sentence for whoever is to decide: names, and how much it takes with it."""
+    with home.registry() as registry:
+        certificates = registry.certificates(target)
+        devices = sorted({each.device for each in certificates})
+        extent = f"{len(certificates)} certificates of {len(devices)} devices"
+        match target.kind:
+            case TargetKind.CERTIFICATE:
+                each = registry.certificate_by_digest(target.digest or b"")
+                if each is None:
+                    raise CertificateUnknownError(f"No certificate {target.name} was issued here.")
+                return f"one certificate of device {each.device} ({each.product}), serial {each.serial}"
+            case TargetKind.DEVICE:
+                device = registry.device(target.name)
+                return f"device {device.name} ({device.product}): {len(certificates)} certificates"
+            case TargetKind.PRODUCT:
+                return f"product {registry.product(target.name).name}: {extent}"
+            case TargetKind.CA:
+                for name in (*home.issuers(), *units(home)):
+                    certificate = home.certificate(name)
+                    if key_id_of(certificate) == target.digest:
+                        return f"authority {name}, {certificate_facts(certificate).name}: {extent}"
+                return f"an authority whose certificate is not here: {extent}"
+
+
+def naming_text(home: Home, name: str, public_key: bytes, role: Role) -> bytes:
+    """What an operator signs who lets another person decide."""
+    return _NAMING + canonical({**_naming(name, public_key, role), "origin": home.own.origin})
+
+
+def add_operator(
+    home: Home, name: str, public_key: bytes, role: Role, at: datetime, by: Signature | None = None
+) -> int:
+    """Let a person decide with this key; the ledger shows it to everybody.
+
+    The first two are named by whoever has the home. After that, as long as one of them still is
+    an operator, it takes one: `by` is the signature over `naming_text`. Who may withdraw
+    authorities is named by one who may, if there is one.
+    """
     spki_der = spki_of(read_public_key(public_key))
     with home.registry() as registry:
-        known = {each.name for each in registry.operators()} | {CONSOLE}
-        if name in known or any(each.spki == spki_der for each in registry.operators()):
+        operators = registry.operators()
+        if name in {CONSOLE, *(each.name for each in operators)} or any(
+            each.spki == spki_der for each in operators
+        ):
             raise UsageError(f"there is an operator named {name}, or one with this key")
-        fields = {"change": "add-operator", "name": name, "role": role.value, "spki": spki_der.hex()}
+        fields: dict[str, Any] = _naming(name, public_key, role)
+        if by is not None or len(operators) >= _FIRST:
+            _require_named(home, operators, by, naming_text(home, name, public_key, role), role)
+        if by is not None:
+            fields |= {"by": by.operator, "signature": by.signature.hex()}
         entry = home.own.record(Kind.POLICY, fields, at)
         registry.add_operator(Operator(name, spki_der, role, at.replace(microsecond=0)))
     return entry
@@ -226,6 +320,32 @@ def dismiss_operator(home: Home, name: str, at: datetime) -> int:
         entry = home.own.record(Kind.POLICY, {"change": "dismiss-operator", "name": name}, at)
         registry.dismiss_operator(name, at.replace(microsecond=0))
     return entry
+
+
+def _naming(name: str, public_key: bytes, role: Role) -> dict[str, Any]:
+    spki_der = spki_of(read_public_key(public_key))
+    return {"change": "add-operator", "name": name, "role": role.value, "spki": spki_der.hex()}
+
+
+def _require_named(
+    home: Home, operators: Sequence[Operator], by: Signature | None, text: bytes, role: Role
+) -> None:
+    able = [each for each in operators if each.until is None and each.role in _ROLES]
+    if role is Role.CA_OPERATOR and any(each.role is Role.CA_OPERATOR for each in able):
+        able = [each for each in able if each.role is Role.CA_OPERATOR]
+    if by is None and not able:
+        return  # nobody is left who could: whoever has the home begins again, and the ledger shows it
+    if by is None:
+        raise OperatorRefusedError(
+            f"there are operators: one of {', '.join(each.name for each in able)} has to name another"
+        )
+    for each in able:
+        key = read_public_key(each.spki)
+        if each.name == by.operator and signature_holds(key, algorithm_of(key), by.signature, text):
+            return
+    raise OperatorRefusedError(
+        f"{by.operator} may not name a {role.value} at {home.own.origin}, or signed with another key"
+    )
 
 
 def _require_entitled(home: Home, registry: Registry, signed: Signed, at: datetime) -> tuple[str, ...]:
@@ -252,6 +372,39 @@ def _require_entitled(home: Home, registry: Registry, signed: Signed, at: dateti
     if not enough(signed):
         raise OperatorRefusedError(f"a {proposal.target.kind.value} is withdrawn by two people, never by one")
     return tuple(names) or (CONSOLE,)
+
+
+def _row(proposal: Proposal, by: tuple[str, ...], logged_at: datetime, entry: int) -> Withdrawal:
+    """A withdrawal as the registry has it; the same, whoever makes it from the entry."""
+    return Withdrawal(proposal.target, proposal.reason.value, logged_at, proposal.since, by, entry)
+
+
+def _signed_for(home: Home, fields: dict[str, Any]) -> dict[str, Any]:
+    """The fields, with the log's signature over them: by that the home knows its own entry again."""
+    text = _note_text(fields)
+    own = home.own.as_saved()
+    note = signed_note(text, own.newest, own.sign_text(text))
+    return {**fields, _WORD: note.decode()[len(text) + 1 :]}
+
+
+def _own_words(home: Home, ledger: Ledger, index: int) -> tuple[Proposal, tuple[str, ...]] | None:
+    """What an entry withdraws, and who decided it; None where its words are erased, or are not this home's."""
+    payload = ledger.payload(index)
+    fields = {} if payload is None else parse_payload(payload)
+    word = fields.pop(_WORD, None)
+    if not isinstance(word, str) or fields.get("schema") != _SCHEMA:
+        return None
+    try:
+        open_note(f"{_note_text(fields)}\n{word}".encode(), home.own.as_saved().keys, verify_note)
+        proposal = Proposal.of(fields)
+        by = tuple(map(str, fields["by"]))
+    except (KeyError, TypeError, ValueError, Error, StorageError):
+        return None
+    return (proposal, by) if proposal.origin == home.own.origin else None
+
+
+def _note_text(fields: dict[str, Any]) -> str:
+    return f"lightseal withdrawal\n{canonical(fields).decode()}\n"
 
 
 def _record(home: Home, registry: Registry, target: Target, fields: dict[str, Any]) -> Record:

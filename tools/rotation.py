@@ -13,6 +13,7 @@ from datetime import datetime, timedelta
 from typing import ClassVar
 
 from authn.chain import build_chain
+from authn.custody import uri
 from authn.custody.opening import open_provider
 from authn.device import Certificate, pseudonym, spki
 from authn.identity import (
@@ -95,11 +96,9 @@ def request_successor(home: Home, key_uri: str | None, at: datetime) -> Authorit
     Without a URI the key is a file of the home. A key that an earlier request made and
     nobody has installed yet is used again: it was never certified, as far as this home knows.
     """
-    # 1. The key, under the next name.
-    name = _next_name(home)
-    home = _placed(home, name, key_uri)
-    key = _key(home, name)
-    # 2. The plan, in the ledger before anybody can sign it.
+    # 1. The key, which opens and is of a kind that may certify.
+    name, address = _next_name(home), None if key_uri is None else _absolute(key_uri)
+    key = _key_at(home, name, address)
     plan = plan_issuing_ca(
         Subject("XX", home.organisation, f"{home.organisation} Claim Signing CA {_number(name)}"),
         key.public_key,
@@ -109,6 +108,8 @@ def request_successor(home: Home, key_uri: str | None, at: datetime) -> Authorit
         ocsp_url=home.ocsp_url,
         predecessors=[home.certificate(each) for each in home.issuers()],
     )
+    # 2. Where it is, and then the plan in the ledger, before anybody can sign it.
+    home = _placed(home, name, address)
     entry = _log(home, plan, key, at)
     # 3. The request.
     return request_for(key, plan, name, at, entry)
@@ -163,13 +164,25 @@ def _key(home: Home, name: str) -> KeyProvider:
     return home.key(name)
 
 
-def _placed(home: Home, name: str, key_uri: str | None) -> Home:
+def _key_at(home: Home, name: str, address: str | None) -> KeyProvider:
+    """The key that is to have this name: the one that was asked for, or that of `_key`."""
+    return _key(home, name) if address is None else open_provider(address)
+
+
+def _absolute(key_uri: str) -> str:
+    """The URI as it stays true from wherever the home is opened: a file is named by its whole path."""
+    address = uri.parse(key_uri)
+    return str(
+        replace(address, path=address.path.absolute()) if isinstance(address, uri.FileAddress) else address
+    )
+
+
+def _placed(home: Home, name: str, address: str | None) -> Home:
     """The home with the key's place written down."""
-    if key_uri is None or home.keys.get(name) == key_uri:
+    if address is None or home.keys.get(name) == address:
         return home
-    open_provider(key_uri).close()
     about = json.loads(content_of(home.path / "home.json"))
-    about["keys"] = {**home.keys, name: key_uri}
+    about["keys"] = {**home.keys, name: address}
     put_whole(home.path / "home.json", json.dumps(about, indent=1).encode() + b"\n")
     return replace(home, keys=about["keys"])
 

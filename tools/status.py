@@ -3,9 +3,13 @@
 An answer is signed once for a window of minutes and given again until the window or the
 registry's state is over: what was withdrawn is withdrawn for the next question. Whoever kept an
 earlier answer may believe it until its end.
+
+Opens the key that signs answers, and no authority's: whoever takes this process over can lie about
+what was withdrawn, for days, and certify nothing. Certificates are read again when they change.
 """
 
 import hashlib
+import os
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
@@ -20,8 +24,8 @@ from authn.keys import KeyProvider
 from authn.withdrawal import (
     MALFORMED,
     TRY_LATER,
+    UNAUTHORIZED,
     Lookup,
-    Reason,
     Responder,
     ResponderError,
     Standing,
@@ -30,28 +34,29 @@ from authn.withdrawal import (
 )
 from storage.registry.errors import RegistryError
 from storage.registry.registry import Registry
-from storage.registry.rows import Target
 from tools.errors import HomeDamagedError
 from tools.home import Home
 from tools.status_lists import (
     STATUS,
     authorities,
     children,
-    renew_responders,
     responder_of,
     withdrawal_fields,
+    withdrawn_child,
 )
 
 WINDOW = timedelta(minutes=10)
 MOST_KEPT = 4096
 MAX_CACHED_REQUEST = 512
 RENEWAL = timedelta(hours=1)
+_Seen = tuple[tuple[str, int, int], ...]
 
 
 @dataclass(frozen=True, slots=True)
 class _Window:
     number: int
     withdrawals: int
+    certificates: _Seen
 
 
 class StatusDesk:
@@ -64,6 +69,8 @@ class StatusDesk:
         self._responders: tuple[Responder, ...] = ()
         self._children: dict[tuple[bytes, int], Certificate] = {}
         self._looked: datetime | None = None
+        self._seen: _Seen = ()
+        self._silent = False
         self.signed = 0
         """How many answers were signed, and not given again."""
 
@@ -71,20 +78,24 @@ class StatusDesk:
         """The OCSPResponse to a request, both in DER; what cannot be answered is told so, unsigned."""
         try:
             at = self._now()
-            window = _Window(int(at.timestamp() // WINDOW.total_seconds()), len(self._registry.withdrawals()))
+            seen = _seen(self._home)
+            number = int(at.timestamp() // WINDOW.total_seconds())
+            window = _Window(number, len(self._registry.withdrawals()), seen)
             key = (hashlib.sha256(request).digest(), window)
             with self._alone:
                 if key in self._kept:
                     self._kept.move_to_end(key)
                     return self._kept[key]
-                self._look(at)
+                self._look(at, seen)
                 made = answer(request, self._responders, self._lookup(), at.replace(microsecond=0))
+                if made == UNAUTHORIZED and self._silent:
+                    return TRY_LATER  # perhaps of an authority for which nobody may answer now
                 if len(request) <= MAX_CACHED_REQUEST:
                     self._kept[key] = made
                     if len(self._kept) > MOST_KEPT:
                         self._kept.popitem(last=False)
                 self.signed += 1
-        except (ResponderError, KeyFileError, RegistryError):
+        except (ResponderError, KeyFileError, RegistryError, HomeDamagedError, OSError):
             return TRY_LATER
         return made
 
@@ -93,11 +104,10 @@ class StatusDesk:
         """What is said to that which is no request."""
         return MALFORMED
 
-    def _look(self, at: datetime) -> None:
-        """Renew the responders' certificates where this process may, and read them again, once an hour."""
-        if self._looked is not None and at - self._looked < RENEWAL:
+    def _look(self, at: datetime, seen: _Seen) -> None:
+        """Read the certificates again when one changed or came, and once an hour."""
+        if self._looked is not None and at - self._looked < RENEWAL and seen == self._seen:
             return
-        renew_responders(self._home, at)
         responders, found = [], {}
         for name in authorities(self._home):
             authority = self._home.certificate(name)
@@ -109,14 +119,16 @@ class StatusDesk:
                 responders.append(Responder(authority, self._key, self._home.certificate(responder_of(name))))
             except (ResponderError, HomeDamagedError):
                 continue  # another authority's may stand; this one's clients are told that nobody answers
-        self._responders, self._children, self._looked = tuple(responders), found, at
+        self._responders, self._children = tuple(responders), found
+        self._silent = len(responders) < len(authorities(self._home))
+        self._looked, self._seen = at, seen
 
     def _lookup(self) -> Lookup:
         def look(issuer: Certificate, serial: int) -> Standing | Withdrawn:
             key_id = key_id_of(issuer)
             child = self._children.get((key_id, serial))
             if child is not None:
-                return self._of_child(child)
+                return withdrawn_child(self._registry, child) or Standing.GOOD
             if serial <= 0:
                 return Standing.UNKNOWN
             row = self._registry.certificate(key_id, f"{serial:x}")
@@ -127,15 +139,12 @@ class StatusDesk:
 
         return look
 
-    def _of_child(self, child: Certificate) -> Standing | Withdrawn:
-        target = Target.of_ca(key_id_of(child))
-        found = [each for each in self._registry.withdrawals() if each.target == target]
-        if not found:
-            return Standing.GOOD
-        gravest = min(found, key=lambda each: (each.since, each.entry))
-        return Withdrawn(
-            child.serial_number, Reason(gravest.reason), gravest.revoked_at, gravest.compromised_since
-        )
+
+def _seen(home: Home) -> _Seen:
+    """Which certificates lie in the home, and which file each one is."""
+    with os.scandir(home.path / "certificates") as found:
+        each = ((entry.name, entry.stat()) for entry in found if entry.name.endswith(".pem"))
+        return tuple(sorted((name, state.st_ino, state.st_mtime_ns) for name, state in each))
 
 
 @contextmanager

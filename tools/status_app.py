@@ -2,18 +2,18 @@
 
 The address of the responder ends in a slash, since some clients drop what follows the last one.
 Answers are believed for their signature, not for the way they came, so plain HTTP carries them.
+Lists are handed out as they lie there: no request has one made (`tools.status_lists` says who makes them).
 """
 
 import asyncio
 import base64
 import binascii
 import logging
-import threading
-import time
 from collections.abc import Callable
 from datetime import datetime
 from urllib.parse import urlsplit
 
+from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
@@ -22,14 +22,12 @@ from authn.withdrawal import MAX_REQUEST
 from storage.log_add import Turns
 from storage.sequencer import OverloadedError
 from tools.home import Home
-from tools.issuance.refusals import OURS
 from tools.status import StatusDesk
-from tools.status_lists import authorities, list_path, publish
+from tools.status_lists import LIST_AGE, authorities, list_path
 
 MAX_PATH = 4 * MAX_REQUEST // 3 + 16
 BODY_SECONDS = 10.0
 FRESH_SECONDS = 300
-LIST_SECONDS = 86_400.0
 THREADS = 4
 MOST = 128
 _OCSP = "application/ocsp-response"
@@ -51,7 +49,7 @@ class _Door:
     def __init__(self, home: Home, desk: StatusDesk, now: Callable[[], datetime]) -> None:
         self._home, self._desk, self._now = home, desk, now
         self._turns = Turns("status", THREADS, MOST)
-        self._publishing = threading.Lock()
+        self._told: datetime | None = None
 
     async def get(self, request: Request) -> Response:
         text = request.path_params["request"]
@@ -80,13 +78,13 @@ class _Door:
     async def list(self, request: Request) -> Response:
         name = request.path_params["name"]
         if name not in authorities(self._home):
-            return Response(status_code=404)
+            raise HTTPException(404)
         try:
             data = await self._turns.run(self._list, name)
         except OverloadedError:
             return _busy()
-        except OSError:
-            return Response(status_code=404)
+        except OSError as error:
+            raise HTTPException(404) from error
         headers = {"Cache-Control": f"public, max-age={FRESH_SECONDS}"}
         return Response(data, headers=headers, media_type="application/pkix-crl")
 
@@ -97,15 +95,16 @@ class _Door:
             return _busy()
 
     def _list(self, name: str) -> bytes:
-        """The newest list, made anew once a day where this process may; verifiers want them younger than a week."""
-        path = list_path(self._home, name)
-        with self._publishing:
-            if not path.exists() or time.time() - path.stat().st_mtime > LIST_SECONDS:
-                try:
-                    publish(self._home, self._now())
-                except OURS as error:
-                    _log.warning("the lists could not be made anew: %s", error)
-        return path.read_bytes()
+        """The list as it lies there; of one that nobody renews the operator is told, once a day."""
+        path, at = list_path(self._home, name), self._now()
+        data, age = path.read_bytes(), at.timestamp() - path.stat().st_mtime
+        if age > 2 * LIST_AGE.total_seconds() and (self._told is None or at - self._told > LIST_AGE):
+            self._told = at
+            _log.warning(
+                "the list of %s is %d h old: run 'lightseal ca serve', or 'revoke publish' once a day",
+                *(name, age // 3600),
+            )
+        return data
 
 
 def _answered(answer: bytes, seconds: int) -> Response:

@@ -1,18 +1,25 @@
 """Say what was withdrawn where verifiers look: a list for each authority, and who answers for it.
 
 Everything is made from the registry each time, so what a crash left undone the next run makes
-good. The lists lie where `verify` with this home applies them at once; `lightseal serve` and
-`lightseal revoke publish` make them anew, since verifiers want them younger than a week.
+good. The lists lie where `verify` with this home applies them at once. They take the authorities'
+keys, so a process that speaks with strangers only reads them: `lightseal ca serve` makes them anew
+once a day while it runs, since verifiers want them younger than a week, and `lightseal revoke
+publish` whenever it is called. A root whose key lies elsewhere is left alone by the first.
 """
 
 import hashlib
+import logging
 import secrets
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
 
+import authn.errors
+import storage.errors
+import tools.errors
 from authn.device import Certificate, spki
 from authn.errors import IssuanceError, KeyFileError
 from authn.identity import CertificatePlan, Subject, key_id_of, pem_chain, plan_responder, spki_of
@@ -22,14 +29,19 @@ from authn.withdrawal import Reason, Withdrawn, build_crl
 from storage import durable
 from storage.entry import Kind
 from storage.record import Record
+from storage.registry.gravity import gravest
 from storage.registry.registry import Registry
 from storage.registry.rows import Target, TargetKind, Withdrawal
 from tools.errors import HomeDamagedError
-from tools.home import Home
+from tools.home import Home, open_home
 from tools.output import put_whole
 
 RESPONDER_LEFT = timedelta(days=4)
+LIST_AGE = timedelta(days=1)
+LOOK_SECONDS = 60.0
 STATUS = "status"
+_ROOTS = ("root", "time-root")
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,17 +53,88 @@ class Published:
     fault: str | None = None
 
 
-def publish(home: Home, at: datetime) -> tuple[Published, ...]:
-    """Make every list anew from the registry, and put each in its place in one step."""
+def publish(home: Home, at: datetime, names: Sequence[str] | None = None) -> tuple[Published, ...]:
+    """Make the lists of these authorities anew from the registry, or all; each takes its place in one step."""
     folder = home.path / STATUS
     folder.mkdir(mode=0o755, exist_ok=True)
+    chosen = authorities(home) if names is None else names
     with home.registry() as registry, _counted(folder, at) as number:
-        return tuple(_publish(home, registry, name, folder, number, at) for name in authorities(home))
+        return tuple(_publish(home, registry, name, folder, number, at) for name in chosen)
 
 
 def authorities(home: Home) -> tuple[str, ...]:
     """All that certify, and so publish lists."""
-    return (*home.issuers(), "root", "time-root")
+    return (*home.issuers(), *_ROOTS)
+
+
+@contextmanager
+def looking_after(home: Path, now: Callable[[], datetime]) -> Iterator[None]:
+    """Keep responders' certificates and lists fresh while the block lasts; they are when it begins.
+
+    Only where the authorities' keys may be opened. A thread looks once a minute, also for
+    authorities and withdrawals that were added since. What fails is said once in the log, and
+    tried again.
+    """
+    ended, said = threading.Event(), [""]
+
+    def look(stale: timedelta) -> None:
+        try:
+            faults = "; ".join(look_after(open_home(home), now(), stale))
+        except (authn.errors.Error, storage.errors.Error, tools.errors.Error, OSError) as error:
+            faults = str(error)
+        if faults and faults != said[0]:
+            _log.warning("lists and responders are not all renewed: %s", faults)
+        said[0] = faults
+
+    def run() -> None:
+        while not ended.wait(LOOK_SECONDS):
+            look(LIST_AGE)
+
+    look(timedelta())
+    thread = threading.Thread(target=run, name="status", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+
+
+def look_after(home: Home, at: datetime, stale: timedelta = LIST_AGE) -> tuple[str, ...]:
+    """Renew what is missing or `stale` of the issuing authorities, and of roots whose keys are still files here.
+
+    Returns what could not be renewed, in words. A root whose key was put elsewhere signs when
+    somebody asks it to: a token is not opened behind its keeper's back.
+    """
+    near = tuple(
+        name
+        for name in authorities(home)
+        if name not in _ROOTS or (name not in home.keys and (home.path / "keys" / f"{name}.pem").exists())
+    )
+    faults = []
+    try:
+        renew_responders(home, at, near)
+    except KeyFileError as error:
+        faults.append(f"no responder, for the key '{STATUS}' cannot be opened: {error}")
+    with home.registry() as registry:
+        newest = max((each.revoked_at for each in registry.withdrawals()), default=None)
+    old = tuple(name for name in near if _is_old(list_path(home, name), newest, at, stale))
+    made = publish(home, at, old) if old else ()
+    return (
+        *faults,
+        *(f"the list of {each.authority}: {each.fault}" for each in made if each.fault is not None),
+    )
+
+
+def _is_old(path: Path, newest: datetime | None, at: datetime, stale: timedelta) -> bool:
+    """Whether a list has to be made: it is not there, is `stale`, or was made before the newest withdrawal."""
+    try:
+        made = path.stat().st_mtime
+    except FileNotFoundError:
+        return True
+    return abs(at.timestamp() - made) >= stale.total_seconds() or (
+        newest is not None and made < newest.timestamp()
+    )
 
 
 def list_path(home: Home, name: str) -> Path:
@@ -68,17 +151,19 @@ def withdrawn_of(home: Home, registry: Registry, name: str) -> list[Withdrawn]:
     ]
     listed = {each.serial for each in found}
     for child in children(home, authority):
-        withdrawal = _gravest(registry, Target.of_ca(key_id_of(child)))
-        if withdrawal is not None and child.serial_number not in listed:
-            found.append(
-                Withdrawn(
-                    child.serial_number,
-                    Reason(withdrawal.reason),
-                    withdrawal.revoked_at,
-                    withdrawal.compromised_since,
-                )
-            )
+        withdrawn = withdrawn_child(registry, child)
+        if withdrawn is not None and child.serial_number not in listed:
+            found.append(withdrawn)
     return found
+
+
+def withdrawn_child(registry: Registry, child: Certificate) -> Withdrawn | None:
+    """What counts of the withdrawals of one of the home's own certificates; None where there are none."""
+    target = Target.of_ca(key_id_of(child))
+    found = gravest(each for each in registry.withdrawals() if each.target == target)
+    if found is None:
+        return None
+    return Withdrawn(child.serial_number, Reason(found.reason), found.revoked_at, found.compromised_since)
 
 
 def withdrawal_fields(serial: int, withdrawal: Withdrawal) -> Withdrawn:
@@ -91,12 +176,12 @@ def withdrawal_fields(serial: int, withdrawal: Withdrawal) -> Withdrawn:
 
 def children(home: Home, authority: Certificate) -> tuple[Certificate, ...]:
     """The home's own certificates that an authority issued, apart from devices' and the authority's own."""
-    found = []
+    found = {}
     for place in sorted((home.path / "certificates").glob("*.pem")):
         certificate = home.certificate(place.stem)
         if certificate.issuer == authority.subject and certificate != authority:
-            found.append(certificate)
-    return tuple(found)
+            found[certificate.serial_number] = certificate  # while a unit is renewed, one lies there twice
+    return tuple(found.values())
 
 
 def responder_of(authority: str) -> str:
@@ -104,14 +189,14 @@ def responder_of(authority: str) -> str:
     return "status" if authority == "issuing" else f"status-{authority}"
 
 
-def renew_responders(home: Home, at: datetime) -> tuple[str, ...]:
-    """Give the status key certificates where they are missing or end soon, each logged first.
+def renew_responders(home: Home, at: datetime, names: Sequence[str] | None = None) -> tuple[str, ...]:
+    """Give the status key certificates of these authorities, or all, where missing or soon over; logged first.
 
     Of authorities whose keys are not here, nothing is renewed; their names are not among those returned.
     """
     renewed = []
     with closing(home.key(STATUS)) as status:
-        for name in authorities(home):
+        for name in authorities(home) if names is None else names:
             place = home.path / "certificates" / f"{responder_of(name)}.pem"
             with suppress(OSError, HomeDamagedError):
                 held = home.certificate(place.stem)
@@ -151,11 +236,6 @@ def _issue_record(home: Home, plan: CertificatePlan) -> Record:
             "spki": hashlib.sha256(plan.spki).hexdigest(),
         },
     )
-
-
-def _gravest(registry: Registry, target: Target) -> Withdrawal | None:
-    found = [each for each in registry.withdrawals() if each.target == target]
-    return min(found, key=lambda each: (each.since, each.entry), default=None)
 
 
 def _publish(home: Home, registry: Registry, name: str, folder: Path, number: int, at: datetime) -> Published:

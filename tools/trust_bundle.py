@@ -16,6 +16,7 @@ from typing import ClassVar
 
 from authn.errors import CertificateError
 from authn.keys import verify_note
+from authn.plain import plain
 from authn.profile import Profile
 from authn.trust import MAX_LIST_BYTES, Purpose
 from storage.entry import Kind
@@ -23,7 +24,8 @@ from storage.errors import Error as StorageError
 from storage.note import VerifierKey, open_note, signed_note
 from storage.payload import canonical
 from storage.receipt import MAX_RECEIPT_BYTES, Receipt
-from tools.errors import Error
+from tools.check import bounded
+from tools.errors import Error, UnreadableError, UsageError
 from tools.home import Home
 from tools.output import built_beside, put_whole
 from tools.trust import ListFile
@@ -155,7 +157,7 @@ def check_bundle(
     # 3. It is newer than what is known.
     if bundle.version <= after:
         raise BundleError(f"version {bundle.version} is not newer than version {after}, which is known")
-    # 4. The lists are those that it names.
+    # 4. The lists are those that it names, and nothing else is there.
     files = []
     for item in bundle.lists:
         data = _read(place / f"{item.name}.pem", MAX_LIST_BYTES)
@@ -167,6 +169,7 @@ def check_bundle(
         except CertificateError as error:
             raise BundleError(f"the list {item.name} cannot be read: {error}") from error
         files.append(file)
+    _require_only(place, bundle)
     return bundle, tuple(files)
 
 
@@ -182,15 +185,19 @@ def _named(files: Sequence[ListFile]) -> tuple[NamedList, ...]:
     return tuple(sorted(found, key=lambda item: item.name))
 
 
+def _require_only(place: Path, bundle: Bundle) -> None:
+    """Nothing lies beside the lists that nobody signed: whoever takes all of the folder would take it too."""
+    named = {NOTE, RECEIPT, *(f"{item.name}.pem" for item in bundle.lists)}
+    for found in place.iterdir():
+        if found.name not in named:
+            raise BundleError(f"the folder holds {plain(found.name, 100)}, which the bundle does not name")
+
+
 def _read(path: Path, limit: int) -> bytes:
     try:
-        with path.open("rb") as file:
-            data = file.read(limit + 1)
-    except OSError as error:
-        raise BundleError(f"{path.name} of the bundle cannot be read ({error.strerror})") from error
-    if len(data) > limit:
-        raise BundleError(f"{path.name} of the bundle is too large")
-    return data
+        return bounded(path, limit, "bundle's file")
+    except (UnreadableError, UsageError) as error:
+        raise BundleError(str(error)) from error
 
 
 def _sha256(data: bytes) -> str:

@@ -156,6 +156,15 @@ def test_nothing_is_kept_if_one_of_them_refuses(first: Ceremony, tmp_path: Path,
     with pytest.raises(CeremonyError, match="did not confirm"):
         held(first, tmp_path / "out", confirm=lambda name, _: name != refuser)
     assert not (tmp_path / "out").exists()
+    assert not (tmp_path / "root-key.pem").exists()
+
+
+def test_no_new_key_is_kept_of_a_ceremony_whose_clock_was_set(first: Ceremony, tmp_path: Path) -> None:
+    with pytest.raises(CeremonyClockError):
+        held(first, tmp_path / "out", Watch(timedelta(hours=1)))
+    assert not (tmp_path / "root-key.pem").exists()
+    held(first, tmp_path / "out")
+    assert (tmp_path / "root-key.pem").exists()
 
 
 def test_a_clock_that_cannot_be_right_stops_it(later: Ceremony, tmp_path: Path) -> None:

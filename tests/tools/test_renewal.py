@@ -17,7 +17,7 @@ from authn.timestamp.token import TimeEvidence, check_token
 from authn.trust import Purpose
 from tools.errors import UsageError
 from tools.home import Home, open_home
-from tools.renewal import renew
+from tools.renewal import renew, units
 
 QUERY = TimeStampRequest(hashlib.sha256(b"claim").digest(), nonce=7).encode()
 
@@ -27,7 +27,8 @@ def now() -> datetime:
 
 
 def stamped(home: Home) -> bytes:
-    return token_of(home.authority(now).respond(QUERY))
+    with home.ledger_to_read() as ledger:
+        return token_of(home.authority(now, ledger).respond(QUERY))
 
 
 def judged(home: Home, token: bytes) -> TimeEvidence:
@@ -60,6 +61,9 @@ def test_it_can_be_renewed_again_and_again(fresh_home: Home) -> None:
     for number in (2, 3, 4):
         renew(fresh_home, now())
         assert judged(fresh_home, stamped(fresh_home)).authority.endswith(f"Unit {number}")
+    assert units(fresh_home) == ("time-stamping-1", "time-stamping-2", "time-stamping-3", "time-stamping")
+    subjects = [fresh_home.certificate(name).subject.rfc4514_string() for name in units(fresh_home)]
+    assert [f"Unit {number}" in subject for number, subject in enumerate(subjects, 1)] == [True] * 4
 
 
 @pytest.mark.parametrize("crash", ["a key is made", "a certificate is made", "the key took its place"])
@@ -87,6 +91,7 @@ def test_after_a_crash_the_unit_stamps_or_one_more_call_lets_it(
     found = judged(fresh_home, stamped(fresh_home))
     assert found.proven, found.reason
     assert found.authority.endswith("Unit 2")
+    assert units(fresh_home) == ("time-stamping-1", "time-stamping"), "the old one's certificate is kept"
     assert not list(fresh_home.path.rglob("*.next.pem"))
 
 

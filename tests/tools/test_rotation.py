@@ -4,13 +4,15 @@ import dataclasses
 import hashlib
 import json
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
 
 from authn.chain import build_chain
 from authn.device import spki
+from authn.errors import Error as AuthnError
 from authn.identity import Subject, plan_digest, plan_issuing_ca, plan_root, spki_of
-from authn.keys import generate_p384, store_key
+from authn.keys import generate_p256, generate_p384, store_key
 from authn.profile import Profile, Role, check_profile, check_role
 from storage.payload import parse
 from tools.ceremony import fresh_serial
@@ -140,3 +142,30 @@ def test_an_interrupted_rotation_is_done_again(fresh_home: Home) -> None:
     assert rotate(fresh_home, None, now()) == "issuing-2"
     assert rotate(fresh_home, None, now()) == "issuing-3"
     assert dataclasses.asdict(first) != dataclasses.asdict(second)
+
+
+def test_a_key_named_by_a_relative_path_is_found_from_elsewhere(
+    fresh_home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = tmp_path / "card" / "token.pem"
+    place.parent.mkdir()
+    store_key(place, generate_p384(), None)
+    monkeypatch.chdir(place.parent)
+    name = rotate(fresh_home, "file:token.pem", now())
+    monkeypatch.chdir(tmp_path)
+    home = open_home(fresh_home.path)
+    assert home.keys == {name: f"file:{place}"}
+    assert spki_of(home.key(name).public_key) == spki(home.certificate(name))
+    enrol(home, "cam-2", "Second Camera", now())
+
+
+def test_a_key_that_may_not_certify_or_does_not_open_leaves_the_home_as_it_was(
+    fresh_home: Home, tmp_path: Path
+) -> None:
+    store_key(tmp_path / "small.pem", generate_p256(), None)
+    before = (fresh_home.path / "home.json").read_bytes()
+    for address in (f"file:{tmp_path / 'small.pem'}", f"file:{tmp_path / 'nothing.pem'}", "nonsense:"):
+        with pytest.raises(AuthnError):
+            request_successor(fresh_home, address, now())
+        assert (fresh_home.path / "home.json").read_bytes() == before
+    assert rotate(fresh_home, None, now()) == "issuing-2"

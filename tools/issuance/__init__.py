@@ -21,13 +21,17 @@ ledger, and none once the second is stopped. Whoever takes over the second has t
 
 A device that was enrolled comes back without a token: it begins with its name, and signs the
 challenge and the new keys with the key it has. No key is certified twice. Where evidence was
-pinned, the same attestation key has to come again; another one makes the device suspect.
+pinned, the same has to come again; another pin, with the device's own key, makes it suspect.
+A token is for a product and never enough to become a device that there is: it must show a pin
+that is the device's own (a TPM's attestation key, an app's attested key), and what a batch of
+phones shares is none. Who holds a token and names a device is refused, and the device left alone.
 
 What is logged before it exists: every certificate, by the digest of all that is signed of it.
 A crash at any point leaves issued = logged, once the authority has started again: it finishes
 what was logged and forgets what was not.
 
 What this does not prove: who holds a device, and, for the label E1, that there is a token at
-all; its operator says so. The home can link the certificates of a one-time pool to their
-device, though nobody else can.
+all; its operator says so: by enrolling the device himself on the home, or for a whole product
+by its rules. What a device says over the network is worth E0. The home can link the
+certificates of a one-time pool to their device, though nobody else can.
 """

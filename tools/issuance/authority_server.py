@@ -60,7 +60,15 @@ def listening(place: Path) -> Iterator[socket.socket]:
             door.listen(MOST)
             yield door
         finally:
-            place.unlink(missing_ok=True)
+            if _is_socket(place):
+                place.unlink(missing_ok=True)
+
+
+def _is_socket(place: Path) -> bool:
+    try:
+        return stat.S_ISSOCK(place.lstat().st_mode)
+    except FileNotFoundError:
+        return False
 
 
 def _bind(door: socket.socket, place: Path) -> None:
@@ -71,7 +79,9 @@ def _bind(door: socket.socket, place: Path) -> None:
             probe.connect(os.fspath(place))
         except FileNotFoundError:
             pass
-        except ConnectionRefusedError:
+        except ConnectionRefusedError as error:
+            if not _is_socket(place):
+                raise SystemRefusedError(f"{place} is there already, and is no socket") from error
             place.unlink(missing_ok=True)
         else:
             raise SystemRefusedError(f"another authority answers at {place}")

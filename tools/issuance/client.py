@@ -8,7 +8,6 @@ import hashlib
 import http.client
 import json
 import secrets
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
@@ -32,15 +31,17 @@ from storage.note import VerifierKey
 from tools.camera.folder import (
     Camera,
     add_pool,
+    clear_superseded,
     create_camera,
     key_address,
     put_private,
     update_camera,
+    workplace,
 )
-from tools.errors import OutputExistsError, UsageError
+from tools.errors import OutputExistsError, ServiceUnreachableError, UsageError
 from tools.home import content_of
 from tools.issuance.enrolment import Completion, Offer, Opening, Wish, renewal_text
-from tools.issuance.errors import ServiceError, ServiceUnreachableError
+from tools.issuance.errors import ServiceError
 from tools.issuance.judging import claim_of
 from tools.issuance.order import Batch
 from tools.issuance.refusals import raise_refused, status_of
@@ -156,7 +157,8 @@ def join(joining: Joining, service: Service) -> Camera:
     """Enrol a device, and make its folder: whole, or not at all."""
     if joining.folder.exists() and any(joining.folder.iterdir()):
         raise OutputExistsError(f"something else stands at {joining.folder}")
-    with _maker(joining.folder, joining.key, None) as maker:
+    place = joining.folder.absolute()
+    with _maker(place, place.with_name(f".{place.name}.keys"), joining.key, None) as maker:
         kinds = (maker.kind,)
         opening = Opening(joining.token, joining.product, joining.name, joining.lifetime, kinds)
         offer, credential = service.begin(opening, maker.offered)
@@ -193,7 +195,9 @@ def renew(camera: Camera, service: Service, key: str | None = None, pool: int = 
         key = str(replace(before, path=camera.path.absolute() / f"key-{secrets.token_hex(4)}.tss"))
     elif key is None and not isinstance(before, uri.FileAddress):
         raise UsageError("name the new key with --key: no key is ever certified twice")
-    with closing(present.key), _maker(camera.path, key, _content_if_any(kept)) as maker:
+    scratch = camera.path / ".keys"
+    with closing(present.key), _maker(camera.path, scratch, key, _content_if_any(kept)) as maker:
+        clear_superseded(camera)  # what a crash left of an earlier renewal
         opening = Opening(None, "", camera.name, Lifetime(camera.lifetime), (maker.kind,))
         offer, credential = service.begin(opening, maker.offered)
         first = _next_pooled(camera)
@@ -208,10 +212,9 @@ def renew(camera: Camera, service: Service, key: str | None = None, pool: int = 
         renewed = replace(camera, key=held[0].address, log_keys=_log_keys(welcome))
         for name, content in maker.files(held[0]):
             put_private(camera.path / name, content)
-        update_camera(renewed, chains[0])
+        renewed = update_camera(renewed, chains[0])
         _fill(renewed, held[1:], chains[1:])
-    if camera.key.startswith("file:key") and renewed.key != camera.key:
-        (camera.path / camera.key.removeprefix("file:")).unlink(missing_ok=True)
+        clear_superseded(renewed)
     return renewed
 
 
@@ -297,9 +300,10 @@ class _TpmMaker(_Maker):
 
 
 @contextmanager
-def _maker(folder: Path, address: str | None, ak: bytes | None) -> Iterator[_Maker]:
+def _maker(folder: Path, place: Path, address: str | None, ak: bytes | None) -> Iterator[_Maker]:
+    """Makes keys at `place`, which is beside where they will lie and nobody else's: never in a shared folder."""
     with ExitStack() as opened:
-        scratch = Path(opened.enter_context(tempfile.TemporaryDirectory(prefix="lightseal-")))
+        scratch = opened.enter_context(workplace(place))
         parsed = None if address is None else uri.parse(address)
         if isinstance(parsed, uri.TpmAddress):
             yield _TpmMaker(folder, scratch, parsed, opened, ak)

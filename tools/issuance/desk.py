@@ -13,7 +13,7 @@ from authn.attestation.judgement import Evidence, Judgement
 from storage.errors import EmptyLedgerError
 from tools.home import Home
 from tools.issuance.authority import Authority
-from tools.issuance.enrolment import Completion, Offer, Opening, Question
+from tools.issuance.enrolment import Completion, Door, Offer, Opening, Question, Reception
 from tools.issuance.judging import Judging
 from tools.issuance.registration import Issuing, Registration
 from tools.issuance.wire import TpmKeys, Welcome
@@ -48,7 +48,9 @@ class Desk:
 
 
 @contextmanager
-def desk_of(home: Home, authority: Issuing, now: Callable[[], datetime]) -> Iterator[Desk]:
+def desk_of(
+    home: Home, authority: Issuing, now: Callable[[], datetime], door: Door = Door.NETWORK
+) -> Iterator[Desk]:
     """Open the registration authority of a home; `authority` is asked to certify."""
 
     def judge(evidence: Evidence, question: Question, at: datetime) -> Judgement:
@@ -57,7 +59,8 @@ def desk_of(home: Home, authority: Issuing, now: Callable[[], datetime]) -> Iter
         )  # a new status list counts from the next device on
 
     with home.registry() as registry, closing(home.key(REGISTRATION_KEY)) as key:
-        registration = Registration(registry, key, authority, judge, now, secrets.token_bytes)
+        reception = Reception(home.own.origin, door)
+        registration = Registration(registry, key, authority, judge, now, secrets.token_bytes, reception)
         yield Desk(home, registration, Judging.of_home(home))
 
 
@@ -74,6 +77,6 @@ def authority_of(home: Home, now: Callable[[], datetime]) -> Iterator[Authority]
 
 @contextmanager
 def own_desk(home: Home, now: Callable[[], datetime]) -> Iterator[Desk]:
-    """Both authorities in this process, for devices of the home itself."""
-    with authority_of(home, now) as authority, desk_of(home, authority, now) as desk:
+    """Both authorities in this process, for devices that the operator enrols himself, and vouches for."""
+    with authority_of(home, now) as authority, desk_of(home, authority, now, Door.HOME) as desk:
         yield desk

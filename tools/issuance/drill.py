@@ -32,6 +32,7 @@ from tools.issuance.enrolment import Completion, Opening, Wish
 from tools.issuance.errors import AuthorityUnreachableError
 from tools.issuance.judging import claim_of
 from tools.issuance.wire import Welcome
+from tools.own_log import operator
 
 KILLS = 20
 POOL = 8
@@ -153,10 +154,10 @@ def _counted(home: Home, begun: int) -> tuple[frozenset[str], frozenset[str]]:
         issued = frozenset(
             _digest(each.der) for each in registry.certificates(Target.of_ca(key_id)) if each.entry >= begun
         )
-    logged = set()
+    logged, own = set(), operator(home.own.origin)
     with home.ledger_to_read() as ledger:
         for index, entry in enumerate(ledger.entries(begun, ledger.size), begun):
-            if entry.kind is EntryKind.ISSUE:
+            if entry.kind is EntryKind.ISSUE and entry.key != own:  # responders are certified beside devices
                 logged.add(str(payloads.parse(ledger.payload(index) or b"{}")["certificate_plan"]))
     return issued, frozenset(logged)
 

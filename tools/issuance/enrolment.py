@@ -5,6 +5,7 @@ import hashlib
 import json
 from dataclasses import dataclass
 from datetime import datetime
+from enum import StrEnum
 from typing import Self
 
 from authn.attestation.judgement import Evidence, Kind
@@ -16,6 +17,21 @@ from tools.issuance.order import Batch
 from tools.issuance.terms import Terms
 
 _RENEWAL = b"lightseal/renewal/v1\0"
+
+
+class Door(StrEnum):
+    """Where a device came in. At the home its operator enrols it himself, and so vouches for what it says."""
+
+    HOME = "home"
+    NETWORK = "network"
+
+
+@dataclass(frozen=True, slots=True)
+class Reception:
+    """Which home takes devices in, by its log's origin, and by which door."""
+
+    origin: str
+    door: Door
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +94,7 @@ class Question:
     """The certificate request (DER), to which App Attest binds the app."""
     rules: bytes
     """The product's, canonical JSON."""
+    door: Door = Door.NETWORK
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +109,7 @@ class Statement:
         """One line of canonical JSON, then the statement as the device sent it."""
         head = {
             "challenge": self.question.challenge.hex(),
+            "door": self.question.door.value,
             "judged_at": self.judged_at.isoformat(),
             "kind": self.evidence.kind.value,
             "request": base64.b64encode(self.question.request).decode(),
@@ -110,10 +128,11 @@ class Statement:
                 bytes.fromhex(fields["spki"]),
                 base64.b64decode(fields["request"], validate=True),
                 rules,
+                Door(fields.get("door", Door.NETWORK)),
             )
             evidence = Evidence(Kind(fields["kind"]), statement)
             return cls(question, evidence, datetime.fromisoformat(fields["judged_at"]))
-        except (KeyError, TypeError, ValueError) as error:
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise MalformedError("a piece of evidence that was kept cannot be read") from error
 
 

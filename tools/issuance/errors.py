@@ -36,6 +36,21 @@ class ProductRefusedError(Error):
     remedy = "Name the product that the token was made for, and ask the operator for another token."
 
 
+class ProductReservedError(Error):
+    """The signing service's own name was given as that of a product of devices."""
+
+    code = "product-reserved"
+    remedy = "Name another product; only the home itself signs under this name, and no device is it."
+
+
+class RulesError(Error):
+    """A product's rules are not such that evidence could be judged by them."""
+
+    code = "rules-refused"
+    remedy = "Correct the file of rules; 'lightseal product add --help' names its parts."
+    status = 400
+
+
 class ProductRevokedError(Error):
     """The product was withdrawn."""
 
@@ -51,7 +66,7 @@ class LifetimeRefusedError(Error):
 
 
 class DeviceTakenError(Error):
-    """A device of that name exists, and nothing shows that this is it."""
+    """A device of that name exists, and nothing that only it has shows that this is it."""
 
     code = "device-exists"
     remedy = "Enrol without a name, or renew with the key that was certified before."
@@ -176,14 +191,6 @@ class ServiceError(Error):
     code = "service-malformed"
     remedy = "Check the address of the service; it must be a Lightseal service of this version."
     status = 502
-
-
-class ServiceUnreachableError(Error):
-    """The service did not answer."""
-
-    code = "service-unreachable"
-    remedy = "Check the address and the network, and run the same command again."
-    status = 503
 
 
 class RefusedElsewhereError(Error):

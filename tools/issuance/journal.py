@@ -10,8 +10,9 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
+import tools.errors
 from authn.csr import read_request
 from authn.keys import PublicKey
 from storage import durable
@@ -19,7 +20,16 @@ from tools.issuance.errors import MalformedError, NotLoggedError
 from tools.issuance.order import Batch, Order, batch_fields, batch_of, order_fields, order_of
 from tools.output import put_whole
 
-_MAX_BYTES = 1 << 20
+_MAX_BYTES = 2 << 20
+
+
+class JournalDamagedError(tools.errors.Error):
+    """A file of the journal is not as it was written."""
+
+    code: ClassVar[str] = "journal-damaged"
+    remedy: ClassVar[str] = (
+        "See what the disk says; move the file out of the folder 'issuance', and the device enrols again."
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,20 +81,24 @@ class Journal:
 
     def pending(self, enrolment: str) -> Case | None:
         """What was decided for an enrolment, and not carried out."""
-        fields = _content(self._place(enrolment, "pending"))
-        return None if fields is None else _case_of(fields)
+        return _case(self._place(enrolment, "pending"))
 
     def all_pending(self) -> Iterator[Case]:
         """Everything that was decided, and not carried out."""
         for place in sorted(self._folder.glob("*.pending.json")):
-            fields = _content(place)
-            if fields is not None:
-                yield _case_of(fields)
+            if (case := _case(place)) is not None:
+                yield case
 
-    def done(self, enrolment: str) -> tuple[str, Batch] | None:
-        """The digest of the requests of an enrolment, and what was issued for them."""
-        fields = _content(self._place(enrolment, "done"))
-        return None if fields is None else (str(fields["requests"]), batch_of(fields["batch"]))
+    def done(self, enrolment: str, after: datetime) -> tuple[str, Batch] | None:
+        """The digest of the requests of an enrolment, and what was issued for them; nothing from before `after`."""
+        place = self._place(enrolment, "done")
+        fields = _content(place)
+        if fields is None or place.stat().st_mtime < after.timestamp():
+            return None
+        try:
+            return str(fields["requests"]), batch_of(fields["batch"])
+        except (KeyError, TypeError, MalformedError) as error:
+            raise JournalDamagedError(f"{place.name} of the journal cannot be read") from error
 
     def forget(self, before: datetime) -> None:
         """Take away what was done before that moment."""
@@ -99,8 +113,11 @@ class Journal:
 
     @staticmethod
     def _put(place: Path, fields: dict[str, Any]) -> None:
+        data = json.dumps(fields).encode()
+        if len(data) > _MAX_BYTES:
+            raise MalformedError(f"the order is larger than the {_MAX_BYTES} bytes that are kept of one")
         try:
-            put_whole(place, json.dumps(fields).encode())
+            put_whole(place, data)
             durable.sync_folder(place)
         except OSError as error:
             raise NotLoggedError(f"the journal cannot be written ({error.strerror})") from error
@@ -136,9 +153,22 @@ def _case_of(fields: Any) -> Case:
     )
 
 
+def _case(place: Path) -> Case | None:
+    fields = _content(place)
+    try:
+        return None if fields is None else _case_of(fields)
+    except (KeyError, TypeError, ValueError, MalformedError) as error:
+        raise JournalDamagedError(f"{place.name} of the journal cannot be read") from error
+
+
 def _content(place: Path) -> Any:
     try:
         with place.open("rb") as file:
-            return json.loads(file.read(_MAX_BYTES))
+            data = file.read(_MAX_BYTES + 1)
+        if len(data) > _MAX_BYTES:
+            raise JournalDamagedError(f"{place.name} of the journal is larger than what is written there")
+        return json.loads(data)
     except FileNotFoundError:
         return None
+    except (OSError, ValueError, RecursionError) as error:
+        raise JournalDamagedError(f"{place.name} of the journal cannot be read") from error

@@ -7,14 +7,14 @@ list of withdrawn attestation certificates changes.
 import json
 import os
 import secrets
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from authn.attestation import android, app_attest, tpm
 from authn.attestation.judgement import Evidence, Judgement, Kind
-from authn.attestation.status_list import StatusList
+from authn.attestation.status_list import MAX_BYTES, StatusList
 from authn.attestation.tpm_credential import Activation, Credential
 from authn.device import Certificate, read_chain
 from authn.errors import CertificateError, EvidenceError
@@ -22,14 +22,15 @@ from authn.evidence import Custody
 from authn.keys import Keeping
 from tools.errors import HomeDamagedError
 from tools.home import Home, content_of
-from tools.issuance.enrolment import Question
-from tools.issuance.errors import AttestationRefusedError
+from tools.issuance.enrolment import Door, Question
+from tools.issuance.errors import AttestationRefusedError, RulesError
 
 STATUS_LIST = "attestation-status.json"
 _SECRET = "activation.secret"  # noqa: S105 - the name of a file
 _SECRET_BYTES = 32
 _NEVER = datetime(1970, 1, 1, tzinfo=UTC)
-_RULES = frozenset({"android", "app-attest", "tpm"})
+_VOUCHES = "operator-vouches"
+_RULES = frozenset({"android", "app-attest", "tpm", _VOUCHES})
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +44,7 @@ class Judging:
     def of_home(cls, home: Home) -> "Judging":
         """With the home's own status list and secret; without a list, one that is too old to enrol by."""
         place = home.path / STATUS_LIST
-        status = StatusList.parse(content_of(place)) if place.exists() else StatusList(_NEVER)
+        status = StatusList.parse(content_of(place, MAX_BYTES)) if place.exists() else StatusList(_NEVER)
         return cls(status, _secret_of(home.path / "keys" / _SECRET))
 
     def __call__(self, evidence: Evidence, question: Question, at: datetime) -> Judgement:
@@ -57,6 +58,16 @@ class Judging:
     def again(self, evidence: Evidence, question: Question, at: datetime) -> Judgement:
         """Judge evidence that was taken in at `at`, by the list there is now."""
         rules = rules_of(question.rules)
+        judgement = self._shown(evidence, question, rules, at)
+        if judgement.custody is not Custody.E1 or question.door is Door.HOME or _vouched(rules):
+            return judgement
+        # E1 is the operator's word (`authn.attestation`), and this is only the device's.
+        warnings = (*judgement.warnings, *judgement.broken)
+        return replace(judgement, custody=Custody.E0, spki=b"", broken=(), warnings=warnings)
+
+    def _shown(
+        self, evidence: Evidence, question: Question, rules: dict[str, Any], at: datetime
+    ) -> Judgement:
         match evidence.kind:
             case Kind.NONE:
                 return Judgement(_claimed(evidence.data), b"", b"")
@@ -86,7 +97,8 @@ class Judging:
 
 
 def rules_of(data: bytes) -> dict[str, Any]:
-    """A product's rules, each part for one kind of evidence; raises `EvidenceError`."""
+    """A product's rules: a part for each kind of evidence, and whether its operator vouches for every
+    device that has a token; raises `EvidenceError`."""
     try:
         rules = json.loads(data)
     except (ValueError, RecursionError) as error:
@@ -98,12 +110,16 @@ def rules_of(data: bytes) -> dict[str, Any]:
 
 def require_rules(data: bytes) -> None:
     """Refuse rules that no evidence could be judged by."""
-    rules = rules_of(data)
-    android.Rules.parse(rules.get("android", {}))
-    if "app-attest" in rules:
-        app_attest.Rules.parse(rules["app-attest"])
-    for name in ("roots", "intermediates"):
-        _certificates(rules.get("tpm", {}), name)
+    try:
+        rules = rules_of(data)
+        _vouched(rules)
+        android.Rules.parse(rules.get("android", {}))
+        if "app-attest" in rules:
+            app_attest.Rules.parse(rules["app-attest"])
+        for name in ("roots", "intermediates"):
+            _certificates(rules.get("tpm", {}), name)
+    except EvidenceError as error:
+        raise RulesError(str(error)) from error
 
 
 def claim_of(keeping: Keeping) -> bytes:
@@ -112,11 +128,19 @@ def claim_of(keeping: Keeping) -> bytes:
 
 
 def _claimed(data: bytes) -> Custody:
-    """E1 for a key that its operator says is in a token; nothing shows it."""
+    """E1 for a key that is said to be in a token; nothing shows it."""
     for keeping in Keeping:
         if data == claim_of(keeping):
             return Custody.E0 if keeping is Keeping.SOFTWARE else Custody.E1
     raise EvidenceError("what is said of where the key is kept cannot be read")
+
+
+def _vouched(rules: dict[str, Any]) -> bool:
+    """Whether the operator vouches for where devices of the product say that their keys are."""
+    vouched = rules.get(_VOUCHES, False)
+    if not isinstance(vouched, bool):
+        raise EvidenceError(f"the product's rules say {_VOUCHES} with something else than true or false")
+    return vouched
 
 
 def _certificates(rules: Any, name: str) -> tuple[Certificate, ...]:

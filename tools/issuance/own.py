@@ -10,6 +10,7 @@ from tools.errors import DeviceExistsError
 from tools.home import SERVICE, Home, require_device_name, require_valid
 from tools.issuance.client import POOL, Joining, join
 from tools.issuance.desk import own_desk
+from tools.issuance.registration import require_for_devices
 
 _TOKEN_LIFE = timedelta(minutes=5)
 
@@ -35,6 +36,7 @@ def enrol(
         raise DeviceExistsError(f"a device named {name} is already enrolled")
     require_valid([home.certificate(home.issuers()[-1])], at)
     Subject("XX", home.organisation, product)
+    require_for_devices(product)
     with home.registry() as registry:
         try:
             registry.product(product)

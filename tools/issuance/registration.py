@@ -30,7 +30,17 @@ from storage.registry.errors import (
 )
 from storage.registry.registry import Registry
 from storage.registry.rows import Device, Product, Status, Target
-from tools.issuance.enrolment import Completion, Enrolled, Offer, Opening, Question, Statement, renewal_text
+from tools.home import SERVICE_PRODUCT
+from tools.issuance.enrolment import (
+    Completion,
+    Enrolled,
+    Offer,
+    Opening,
+    Question,
+    Reception,
+    Statement,
+    renewal_text,
+)
 from tools.issuance.errors import (
     AttestationRefusedError,
     CustodyTooLowError,
@@ -42,6 +52,7 @@ from tools.issuance.errors import (
     MalformedError,
     PinChangedError,
     ProductRefusedError,
+    ProductReservedError,
     ProductRevokedError,
     RenewalError,
     RequestUnprovenError,
@@ -91,13 +102,14 @@ class Registration:
         judge: Judge,
         now: Callable[[], datetime],
         chance: Callable[[int], bytes],
+        reception: Reception,
     ) -> None:
         self._registry, self._key, self._authority, self._judge = registry, key, authority, judge
-        self._now, self._chance = now, chance
+        self._now, self._chance, self._reception = now, chance, reception
 
     def give_token(self, product: str, expires: datetime) -> bytes:
         """Make a token that enrols one device of this product; only its digest is kept."""
-        self._registry.product(product)
+        require_for_devices(self._registry.product(product).name)
         token = self._chance(TOKEN_BYTES)
         self._registry.add_bootstrap(hashlib.sha256(token).digest(), product, expires)
         return token
@@ -117,6 +129,7 @@ class Registration:
         if title is Title.RENEWAL:
             self._require_active(self._registry.device(opening.device or ""), product)
         elif opening.token is not None:
+            require_for_devices(product.name)
             granted = self._registry.use_bootstrap(hashlib.sha256(opening.token).digest(), at)
             if granted.name != product.name:
                 raise ProductRefusedError("the token is for another product, and is used up now")
@@ -136,8 +149,9 @@ class Registration:
         # 2. The challenge is used up, whatever comes after: nobody may try twice.
         # 3. The device may enrol: product and device stand, and a renewal is signed by the key before.
         # 4. The evidence of every key is judged; a hard fault refuses, the least label counts.
-        # 5. The product's minimum is met, and the attestation key is the one that was pinned first.
-        # 6. Device and evidence are recorded.
+        # 5. The product's minimum is met, and what was pinned first is shown again; a token alone makes nobody
+        #    an existing device, unless it shows a pin that only that device can.
+        # 6. Device and evidence are recorded, each piece with its key; of a certified key no other is taken.
         # 7. An approval is signed, and the issuing authority certifies.
         at = self._now().replace(microsecond=0)
         terms = completion.terms
@@ -158,19 +172,12 @@ class Registration:
             raise CustodyTooLowError(
                 f"{product.name} wants {product.minimum}, and the evidence shows {custody.value}"
             )
-        pins = {each.pin for each in judgements}
+        pins = {(each.pin, each.pin_is_own) for each in judgements}
         if len(pins) != 1:
             raise AttestationRefusedError("one-device", "the keys' evidence is not of one device")
-        device = self._known(before, product, terms, pins.pop(), custody, at)  # 6
-        for statement, judgement in zip(statements, judgements, strict=True):
-            self._registry.add_evidence(
-                device.name,
-                statement.evidence.kind.value,
-                statement.encode(),
-                judgement.custody.value,
-                at,
-                broken_rules(judgement),
-            )
+        if before is not None and terms.title is Title.TOKEN:
+            self._require_same(before, judgements[0])
+        device = self._known(before, product, terms, judgements[0].pin, custody, at)  # 6
         approval = Approval(
             terms.identity,
             product.organisation,
@@ -181,8 +188,19 @@ class Registration:
             custody,
             _evidence_digest(statements),
             at,
+            self._reception.origin,
         )
         try:
+            for statement, judgement in zip(statements, judgements, strict=True):
+                self._registry.add_evidence(
+                    device.name,
+                    hashlib.sha256(statement.question.spki).digest(),
+                    statement.evidence.kind.value,
+                    statement.encode(),
+                    judgement.custody.value,
+                    at,
+                    broken_rules(judgement),
+                )
             batch = self._authority.issue(Order(approval.sign(self._key), terms, requests))  # 7
         except (Error, RefusedError) as error:
             if device.status is Status.PENDING and status_of(error) < _OUR_FAULT:
@@ -198,6 +216,8 @@ class Registration:
         """The device that asks, as it is known; None for a new one."""
         self._require_standing(product)
         terms = completion.terms
+        if terms.title is Title.TOKEN:
+            require_for_devices(product.name)
         try:
             device = self._registry.device(terms.device)
         except DeviceUnknownError:
@@ -207,11 +227,23 @@ class Registration:
         self._require_active(device, product)
         if terms.title is Title.RENEWAL:
             self._require_own(completion, device, keys, at)
-        elif device.pin is None and device.status is not Status.PENDING:
-            raise DeviceTakenError(
-                f"a device named {device.name} is enrolled, and has nothing to be known by"
-            )
         return device
+
+    def _require_same(self, device: Device, judgement: Judgement) -> None:
+        """Only the device itself takes its name again by a token; one that never got a certificate has no name yet.
+
+        A token is made for a product and not for a device: whoever has one must neither become
+        another device nor, by naming it, harm it. So this refuses and leaves the device as it is.
+        """
+        untried = device.status is Status.PENDING and not self._registry.certificates(
+            Target.of_device(device.name)
+        )
+        if untried and device.pin in (None, judgement.pin):
+            return
+        if not judgement.pin_is_own or not judgement.pin or judgement.pin != device.pin:
+            raise DeviceTakenError(
+                f"a device named {device.name} is enrolled, and nothing only it can show was shown"
+            )
 
     def _require_own(
         self, completion: Completion, device: Device, keys: Sequence[PublicKey], at: datetime
@@ -235,7 +267,11 @@ class Registration:
     ) -> tuple[tuple[Statement, ...], tuple[Judgement, ...]]:
         statements = tuple(
             Statement(
-                Question(completion.challenge, spki_of(key), wish.request, product.rules), wish.evidence, at
+                Question(
+                    completion.challenge, spki_of(key), wish.request, product.rules, self._reception.door
+                ),
+                wish.evidence,
+                at,
             )
             for key, wish in zip(keys, completion.wishes, strict=True)
         )
@@ -264,7 +300,8 @@ class Registration:
         custody: Custody,
         at: datetime,
     ) -> Device:
-        """The device as the registry has it now. The first pin stays: another one is for a person to look at."""
+        """The device as the registry has it now. The first pin stays: where the device's own key comes with
+        another one, a person has to look at it."""
         if before is None:
             salt = self._chance(32)
             made = Device(terms.device, product.name, salt, Status.PENDING, pin or None, custody.value, at)
@@ -310,6 +347,12 @@ class Registration:
     def _require_standing(self, product: Product) -> None:
         if Target.of_product(product.name) in {each.target for each in self._registry.withdrawals()}:
             raise ProductRevokedError(f"{product.name} was revoked")
+
+
+def require_for_devices(product: str) -> None:
+    """Refuse the signing service's name, however it is spaced or capitalised: certificates are told apart by it."""
+    if " ".join(product.split()).casefold() == SERVICE_PRODUCT.casefold():
+        raise ProductReservedError(f"{SERVICE_PRODUCT} is what the signing service is called; no device is")
 
 
 def broken_rules(judgement: Judgement) -> bytes:

@@ -57,7 +57,12 @@ def opening_of(fields: Any) -> tuple[Opening, TpmKeys | None]:
         token, device, lifetime, tpm = (fields.get(name) for name in ("token", "device", "lifetime", "tpm"))
         kinds = tuple(dict.fromkeys(map(Kind, fields["kinds"])))
         product = fields["product"]
-        if not isinstance(product, str) or not kinds or (device is None and token is None):
+        if (
+            not isinstance(product, str)
+            or not product.isprintable()
+            or not kinds
+            or (device is None and token is None)
+        ):
             raise MalformedError("a device names its product, its kinds of evidence, and a token or itself")
         if device is not None and not _NAME.fullmatch(device):
             raise MalformedError("a device's name is 1 to 64 of a-z, 0-9, dot, dash and underscore")

@@ -72,6 +72,8 @@ class Office:
 
     @contextmanager
     def running(self, *arguments: object) -> Iterator[tuple[str, "subprocess.Popen[str]"]]:
+        # To a file: what a pipe holds and nobody reads stops the process when it is full.
+        said = os.open(self._saying(arguments), os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         process = subprocess.Popen(
             [
                 sys.executable,
@@ -85,18 +87,26 @@ class Office:
             ],
             env=environment(),
             stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
+            stderr=said,
             text=True,
         )
         try:
             assert process.stdout is not None
             line = process.stdout.readline().strip()
-            assert line or process.poll() is None, process.stderr and process.stderr.read()
+            assert line or process.poll() is None, self.said(*arguments)
             yield line, process
         finally:
             if process.poll() is None:
                 process.terminate()
             process.communicate(timeout=60)
+            os.close(said)
+
+    def said(self, *arguments: object) -> str:
+        """What a command that ran, or still runs, wrote to standard error."""
+        return self._saying(arguments).read_text()
+
+    def _saying(self, arguments: tuple[object, ...]) -> Path:
+        return self.folder / f"said-{'-'.join(map(str, arguments[:2]))}"
 
     def token(self, product: str) -> str:
         """A token as `device token` makes it; the command itself is tested where a device joins."""
@@ -144,13 +154,14 @@ def furnished(folder: Path) -> Office:
     home = create_home(folder / "h", "Test Newsroom", "http://127.0.0.1:8461/ocsp/", now())
     since = now()
     with home.registry() as registry:
-        for name, lifetime, minimum in (
-            ("Test Camera", "standard", "E0"),
-            ("Pool Camera", "one-time", "E0"),
-            ("Token Camera", "standard", "E1"),
-            ("Proven Camera", "standard", "E2"),
+        for name, lifetime, minimum, rules in (
+            ("Test Camera", "standard", "E0", b"{}"),
+            ("Pool Camera", "one-time", "E0", b"{}"),
+            ("Bare Camera", "standard", "E1", b"{}"),
+            ("Token Camera", "standard", "E1", b'{"operator-vouches":true}'),
+            ("Proven Camera", "standard", "E2", b"{}"),
         ):
-            registry.add_product(Product(name, home.organisation, lifetime, minimum, b"{}", since))
+            registry.add_product(Product(name, home.organisation, lifetime, minimum, rules, since))
     (home.path / STATUS_LIST).write_bytes(StatusList(since.replace(microsecond=0)).encode())
     return Office(home, folder=folder)
 

@@ -18,28 +18,39 @@ import pytest
 from authn.approval import Approval
 from authn.attestation.judgement import Kind
 from authn.csr import make_request
+from authn.device import encoded
 from authn.errors import KeyGoneError
 from authn.evidence import Custody
 from authn.identity import Lifetime, key_id_of, spki_of
 from authn.keys import KeyProvider, SigningKey, generate_p256, generate_p384
 from storage.entry import Kind as EntryKind
+from storage.ledger import Ledger
 from storage.payload import parse
-from storage.registry.errors import KeyReusedError
-from storage.registry.rows import Device, Status, Target
+from storage.registry.errors import DeviceRevokedError, DeviceSuspendedError, KeyReusedError
+from storage.registry.registry import Registry
+from storage.registry.rows import Device, Status, Target, Withdrawal
+from tools.errors import SystemRefusedError
 from tools.home import Home
-from tools.issuance.authority import JOURNAL, Authority
+from tools.issuance.authority import JOURNAL, WAITS, Authority
 from tools.issuance.authority_server import MAX_REQUEST, RemoteAuthority, answer, listening, socket_of
 from tools.issuance.drill import run_drill
 from tools.issuance.errors import (
     ApprovalRefusedError,
     AuthorityUnreachableError,
     ClockUnsafeError,
+    DeviceSuspectError,
     KeyUnavailableError,
+    MalformedError,
     NotLoggedError,
+    ProductRevokedError,
     SelfCheckFailedError,
 )
+from tools.issuance.journal import Journal, JournalDamagedError
 from tools.issuance.order import Order, order_fields
 from tools.issuance.terms import Terms, Title
+from tools.own_log import operator
+from tools.rotation import rotate
+from tools.status_lists import list_path, renew_responders, responder_of
 
 
 def now() -> datetime:
@@ -101,6 +112,7 @@ def ordered(
         Custody.E0,
         bytes(32),
         moment,
+        home.own.origin,
     )
     approval = replace(approval, **changed)
     with closing(home.key("ra")) as ra:
@@ -121,7 +133,7 @@ def issued_and_logged(home: Home) -> tuple[set[str], set[str]]:
         entries = [
             parse(ledger.payload(index) or b"")
             for index, entry in enumerate(ledger.entries(0, ledger.size))
-            if entry.kind is EntryKind.ISSUE
+            if entry.kind is EntryKind.ISSUE and entry.key != operator(home.own.origin)  # the responders'
         ]
     spkis = {row.spki_sha256.hex() for row in rows}
     founding = {"root", "issuing", "time-root", "time-stamping"}
@@ -156,6 +168,7 @@ def test_only_the_registration_authority_approves(own_office) -> None:  # type: 
         ordered(home, at=now() + timedelta(minutes=6)),
         ordered(home, product="Pool Camera"),
         ordered(home, enrolment="ab" * 32),
+        ordered(home, origin="lightseal.example/another-home"),
         replace(good, requests=(make_request(generate_p256()),)),
         replace(good, terms=replace(good.terms, device="somebody-else")),
         replace(good, approval=good.approval[:-1]),
@@ -186,9 +199,10 @@ def test_nothing_is_signed_when_the_ledger_does_not_take_the_entry(own_office) -
         with pytest.raises(NotLoggedError):
             ca.recall(order.terms.identity, order.requests)
     assert issued_and_logged(home) == before
-    with authority(home) as ca:
-        assert ca.recall(order.terms.identity, order.requests) is None
+    with authority(home) as ca, pytest.raises(NotLoggedError):
+        ca.recall(order.terms.identity, order.requests)
     assert issued_and_logged(home) == before
+    authority(home, clock=lambda: now() + WAITS + timedelta(minutes=1)).close()
     assert [each.name for each in (home.path / JOURNAL).glob("*.json")] == []
 
 
@@ -288,6 +302,7 @@ def test_killed_at_any_point_it_finishes_what_was_logged_and_forgets_the_rest(
 
 
 def test_random_kills_leave_what_was_issued_equal_to_what_was_logged(own_office) -> None:  # type: ignore[no-untyped-def]
+    renew_responders(own_office.home, now())  # or they are among what is counted
     found = run_drill(own_office.home, kills=4, seed=1)
     assert found.holds
     assert found.enrolled > 0
@@ -374,6 +389,188 @@ def test_no_answer_is_anything_but_json_of_ours(own_office) -> None:  # type: ig
             b'{"do":"issue","order":[]}\n',
         ):
             assert set(answer(ca, line)) == {"error", "reason", "remedy"}
+
+
+class Interrupted(BaseException):
+    """A crash, as far as one can be made without a process of its own."""
+
+
+class Unrecorded:
+    """A ledger that takes nothing, and answers what it is asked."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        self._ledger = ledger
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._ledger, name)
+
+    def append(self, *_: object) -> object:
+        raise OSError("the disk is away")
+
+
+def waiting(home: Home, order: Order) -> None:
+    """Leave the order pending: decided, reserved and not logged."""
+    with authority(home) as ca:
+        ledger = ca._ledger
+        ca._ledger = Unrecorded(ledger)  # type: ignore[assignment]
+        with pytest.raises(NotLoggedError):
+            ca.issue(order)
+        ca._ledger = ledger
+
+
+@pytest.mark.parametrize("stopped", ["product", "authority", "device", "suspended", "suspect"])
+@pytest.mark.parametrize("asked", ["issue", "recall"])
+def test_what_waited_for_the_ledger_is_not_issued_once_it_was_withdrawn(
+    own_office, stopped: str, asked: str
+) -> None:  # type: ignore[no-untyped-def]
+    home, order = own_office.home, ordered(own_office.home)
+    waiting(home, order)
+    before = issued_and_logged(home)
+    at = now().replace(microsecond=0)
+    targets = {
+        "product": Target.of_product("Test Camera"),
+        "authority": Target.of_ca(key_id_of(home.certificate("issuing"))),
+        "device": Target.of_device(order.terms.device),
+    }
+    with home.registry() as registry:
+        if stopped in targets:
+            registry.add_withdrawal(
+                Withdrawal(targets[stopped], "keyCompromise", at, None, ("ann", "bob"), 0)
+            )
+        else:
+            registry.set_status(order.terms.device, Status.ACTIVE, at, "a test")
+            registry.set_status(order.terms.device, Status(stopped), at, "a test")
+    refused = (ProductRevokedError, DeviceRevokedError, DeviceSuspendedError, DeviceSuspectError)
+    with authority(home) as ca, pytest.raises(refused):
+        _ = ca.issue(order) if asked == "issue" else ca.recall(order.terms.identity, order.requests)
+    assert issued_and_logged(home) == before
+
+
+def test_what_waited_for_too_long_is_not_issued(own_office) -> None:  # type: ignore[no-untyped-def]
+    home, order = own_office.home, ordered(own_office.home)
+    waiting(home, order)
+    clock = [now()]
+    with authority(home, clock=lambda: clock[0]) as ca:
+        clock[0] += WAITS + timedelta(minutes=1)
+        with pytest.raises(ApprovalRefusedError, match="waited"):
+            ca.recall(order.terms.identity, order.requests)
+        assert ca.recall(order.terms.identity, order.requests) is None
+
+
+@pytest.mark.parametrize("moment", ["before the keys are reserved", "after the keys are reserved"])
+def test_an_enrolment_that_a_crash_cut_short_goes_on_with_its_own_reservation(
+    own_office, moment: str
+) -> None:  # type: ignore[no-untyped-def]
+    home, order = own_office.home, ordered(own_office.home)
+
+    class Crashing(Registry):
+        def reserve_keys(self, *arguments: object) -> None:
+            if moment == "after the keys are reserved":
+                super().reserve_keys(*arguments)  # type: ignore[arg-type]
+            raise Interrupted
+
+    with authority(home) as ca:
+        ca._registry.close()
+        ca._registry = Crashing.open(home.registry_url)
+        with pytest.raises(Interrupted):
+            ca.issue(order)
+    with authority(home) as ca:
+        batch = ca.recall(order.terms.identity, order.requests)
+        assert batch is not None
+        assert ca.issue(order) == batch
+    issued, logged = issued_and_logged(home)
+    assert issued == logged
+
+
+def test_a_crash_does_not_let_a_key_be_certified_twice(own_office) -> None:  # type: ignore[no-untyped-def]
+    """The second order for a key is cut short where it cannot know yet that the key is another's."""
+    home, ra = own_office.home, own_office.home.key("ra")
+    first, second = ordered(home), ordered(home)
+    keys = Approval.parse(first.approval, ra.public_key, now()).keys
+    approval = replace(Approval.parse(second.approval, ra.public_key, now()), keys=keys)
+    again = Order(approval.sign(ra), second.terms, first.requests)
+
+    class Crashing(Registry):
+        def reserve_keys(self, *_: object) -> None:
+            raise Interrupted
+
+    with authority(home) as ca:
+        ca.issue(first)
+        before = issued_and_logged(home)
+        ca._registry.close()
+        ca._registry = Crashing.open(home.registry_url)
+        with pytest.raises(Interrupted):
+            ca.issue(again)
+    with authority(home) as ca:
+        for _ in range(2):
+            with pytest.raises(KeyReusedError):
+                ca.issue(again)
+    assert issued_and_logged(home) == before
+
+
+def test_after_a_rotation_a_running_authority_issues_from_the_new_one(own_office) -> None:  # type: ignore[no-untyped-def]
+    home, waits = own_office.home, ordered(own_office.home)
+    waiting(home, waits)
+    with authority(home) as ca:
+        rotate(home, None, now())
+        batch = ca.issue(ordered(home))
+        assert batch.issuer == encoded(home.certificate("issuing-2"))
+        before = ca.recall(waits.terms.identity, waits.requests)
+        assert before is not None
+        assert before.issuer == encoded(home.certificate("issuing")), "as it was decided"
+
+
+def test_a_journal_that_is_damaged_is_named_and_nothing_foreign_is_raised(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "j")
+    enrolment = "ab" * 16
+    for data in (
+        b'{"a":"' + b"x" * (2 << 20) + b'"}',
+        b"",
+        b"{",
+        b"[]",
+        b"{}",
+        b"\xff",
+        b"[" * 100_000,
+        b'{"batch":{},"requests":"0"}',
+    ):
+        for state in ("pending", "done"):
+            (tmp_path / "j" / f"{enrolment}.{state}.json").write_bytes(data)
+        with pytest.raises(JournalDamagedError, match="pending"):
+            journal.pending(enrolment)
+        with pytest.raises(JournalDamagedError, match="pending"):
+            list(journal.all_pending())
+        with pytest.raises(JournalDamagedError, match="done"):
+            journal.done(enrolment, now() - timedelta(hours=1))
+
+
+def test_what_could_not_be_read_again_is_not_written(own_office) -> None:  # type: ignore[no-untyped-def]
+    home, order = own_office.home, ordered(own_office.home)
+    with authority(home) as ca:
+        case = ca._decide(Approval.parse(order.approval, home.key("ra").public_key, now()), order, now())
+    journal = Journal(home.path / JOURNAL)
+    huge = replace(case, order=replace(order, requests=(b"x" * (2 << 20),)))
+    with pytest.raises(MalformedError):
+        journal.begin(huge)
+    assert journal.pending(order.terms.identity) is None
+    journal.begin(case)
+    assert journal.pending(order.terms.identity) == case
+
+
+def test_an_ordinary_file_in_the_place_of_the_socket_is_left_alone(tmp_path: Path) -> None:
+    place = tmp_path / "ca" / "thesis.txt"
+    place.parent.mkdir(mode=0o700)
+    place.write_text("kept")
+    with pytest.raises(SystemRefusedError, match="no socket"), listening(place):
+        pass
+    assert place.read_text() == "kept"
+
+
+def test_a_running_authority_keeps_lists_and_responders(own_office) -> None:  # type: ignore[no-untyped-def]
+    home = own_office.home
+    with own_office.running("ca", "serve"):
+        for name in ("issuing", "root", "time-root"):
+            assert list_path(home, name).exists()
+            assert home.certificate(responder_of(name)).issuer == home.certificate(name).subject
 
 
 def _forged(home: Home) -> dict[str, object]:

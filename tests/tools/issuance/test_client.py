@@ -1,30 +1,39 @@
 """A device enrols from its own side: over HTTP and in process, with keys in files, tokens and TPMs."""
 
+import hashlib
 import json
+import os
+import secrets
 import socket
 import stat
 import threading
 from contextlib import closing
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
+from authn.attestation.judgement import Kind
 from authn.csr import make_request
 from authn.custody.opening import open_provider
 from authn.device import pseudonym, spki
-from authn.identity import Subject, pem_chain, plan_issuing_ca
+from authn.identity import Lifetime, Subject, pem_chain, plan_issuing_ca
 from authn.keys import Algorithm, generate_p256, signature_holds, store_key
 from storage.payload import canonical, parse
 from storage.registry.errors import TokenUsedError
 from storage.registry.rows import Product, Status, Target
-from tools.camera.folder import Camera, read_camera
-from tools.errors import OutputExistsError, UsageError
-from tools.home import Home
-from tools.issuance.client import HttpService, Joining, join, renew
+from tools.camera.folder import Camera, CameraBusyError, read_camera, workplace
+from tools.errors import OutputExistsError, ServiceUnreachableError, UsageError
+from tools.home import SERVICE_PRODUCT, Home
+from tools.issuance.client import HttpService, Joining, Service, join, renew
 from tools.issuance.desk import own_desk
-from tools.issuance.errors import CustodyTooLowError, PinChangedError, ServiceError, ServiceUnreachableError
+from tools.issuance.enrolment import Completion, Offer, Opening
+from tools.issuance.errors import CustodyTooLowError, PinChangedError, ProductReservedError, ServiceError
 from tools.issuance.judge_again import judge_again
+from tools.issuance.registration import PURPOSE
+from tools.issuance.terms import Terms, Title
+from tools.issuance.wire import TpmKeys, Welcome
 
 
 def now() -> datetime:
@@ -110,6 +119,58 @@ def test_a_key_file_that_is_named_stays_where_it_is(own_office, tmp_path: Path) 
         token = desk.registration.give_token("Pool Camera", now() + timedelta(hours=1))
         with pytest.raises(UsageError):
             join(Joining(tmp_path / "pool", "Pool Camera", token, key=uri), desk)
+
+
+class Looking:
+    """A service that looks at the device's disk while the device waits for its certificates."""
+
+    def __init__(self, desk: Service, place: Path, shared: Path) -> None:
+        self._desk, self._place, self._shared = desk, place, shared
+        self.seen = False
+
+    def begin(self, opening: Opening, tpm: TpmKeys | None) -> tuple[Offer, bytes | None]:
+        return self._desk.begin(opening, tpm)
+
+    def complete(self, completion: Completion) -> Welcome:
+        assert list(self._shared.iterdir()) == [], "no key lies where others put their files"
+        assert stat.S_IMODE(self._place.stat().st_mode) == 0o700
+        assert len(list(self._place.iterdir())) == 1, "one key, and nothing of a killed process"
+        with pytest.raises(CameraBusyError), workplace(self._place):
+            pass
+        self.seen = True
+        return self._desk.complete(completion)
+
+
+def test_keys_are_made_beside_their_folder_and_what_a_kill_left_there_is_cleared(
+    own_office,  # type: ignore[no-untyped-def]
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    shared = tmp_path / "shared"
+    shared.mkdir()
+    monkeypatch.setenv("TMPDIR", str(shared))
+    monkeypatch.setattr("tempfile.tempdir", None)
+    with own_desk(own_office.home, now) as desk:
+        token = desk.registration.give_token("Test Camera", now() + timedelta(hours=1))
+        place = tmp_path / ".cam.keys"
+        for left in (place, tmp_path / ".cam.new" / "camera"):
+            left.mkdir(parents=True)
+            (left / "key.pem").write_text("a key that a killed process left")
+        looking = Looking(desk, place, shared)
+        camera = join(Joining(tmp_path / "cam", "Test Camera", token), looking)
+        assert looking.seen
+        assert sorted(each.name for each in tmp_path.iterdir()) == [
+            "cam",
+            own_office.home.path.name,
+            "shared",
+        ]
+        (camera.path / "key-01234567.pem").write_text("a key that a killed renewal left")
+        looking = Looking(desk, camera.path / ".keys", shared)
+        renewed = renew(camera, looking)
+        assert looking.seen
+        signs(renewed)
+        names = {each.name for each in camera.path.iterdir()}
+        assert names == {"device.json", renewed.chain, renewed.key.removeprefix("file:")}
 
 
 def test_a_service_that_is_not_there_or_no_service_is_said(tmp_path: Path) -> None:
@@ -236,6 +297,10 @@ def test_a_tpm_whose_maker_is_not_believed_is_an_operators_claim(office, swtpm, 
     token = bytes.fromhex(office.token("Proven Camera"))
     with pytest.raises(CustodyTooLowError):
         join(Joining(tmp_path / "cam", "Proven Camera", token, key=uri), HttpService(office.url))
+    token = bytes.fromhex(office.token("Bare Camera"))
+    bare = f"tpm:{tmp_path / 'bare.tss'}?tcti={swtpm.tcti}"
+    with pytest.raises(CustodyTooLowError):  # software writes such statements too, and no operator vouches
+        join(Joining(tmp_path / "cam", "Bare Camera", token, key=bare), HttpService(office.url))
     token = bytes.fromhex(office.token("Token Camera"))
     other = f"tpm:{tmp_path / 'other.tss'}?tcti={swtpm.tcti}"
     camera = join(Joining(tmp_path / "cam", "Token Camera", token, key=other), HttpService(office.url))
@@ -280,7 +345,8 @@ def test_evidence_that_falls_makes_the_device_suspect(own_office, tmp_path: Path
     done = own_office.command("device", "activate", camera.name, "--why", "looked at")
     assert done.returncode == 0, done.stderr
     (tmp_path / "list.json").write_text(json.dumps({"entries": {}}))
-    done = own_office.command("device", "judge", "--status-list", tmp_path / "list.json")
+    fetched = ("--fetched", now().isoformat())
+    done = own_office.command("device", "judge", "--status-list", tmp_path / "list.json", *fetched)
     assert done.returncode == 0, done.stderr
     assert "in use" in done.stdout
     assert own_office.command("device", "suspend", camera.name, "--why", "lost").returncode == 0
@@ -302,8 +368,68 @@ def test_products_are_added_and_listed_and_rules_are_read_first(own_office, tmp_
         rules.write_text(wrong)
         refused = own_office.command("product", "add", "Another", "--rules", rules)
         assert refused.returncode in (1, 2)
-        assert refused.stderr.startswith("error[")
+        assert refused.stderr.startswith("error[rules-refused]")
+        assert "Correct the file of rules" in refused.stderr
     assert own_office.command("product", "add", "Käse").returncode == 1
+
+
+def test_no_device_is_of_the_signing_service_s_product(own_office, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    token = tmp_path / "t"
+    for name in (SERVICE_PRODUCT, SERVICE_PRODUCT.upper(), SERVICE_PRODUCT.replace(" ", "  ")):
+        for arguments in (
+            ("product", "add", name),
+            ("device", "token", name, "--out", token),
+            ("device", "enrol", "cam", "--product", name),
+        ):
+            refused = own_office.command(*arguments)
+            assert refused.returncode != 0
+            assert refused.stderr.startswith("error[product-reserved]"), refused.stderr
+    assert not token.exists()
+    with own_desk(own_office.home, now) as desk, pytest.raises(ProductReservedError):
+        desk.registration.give_token(SERVICE_PRODUCT, now() + timedelta(hours=1))
+
+
+def test_the_registration_authority_enrols_nobody_as_the_signing_service(office) -> None:  # type: ignore[no-untyped-def]
+    """A token that was made before, or by other means, is not enough."""
+    refused = office.begin(SERVICE_PRODUCT)
+    assert (refused.status, refused.code) == (403, "product-reserved")
+    good = office.begin("Test Camera")
+    challenge, token = secrets.token_bytes(32), Title.TOKEN
+    digest = hashlib.sha256(challenge)
+    terms = Terms(digest.hexdigest(), "mallory", SERVICE_PRODUCT, Lifetime.STANDARD, token, (Kind.NONE,))
+    with office.home.registry() as registry:
+        registry.add_challenge(digest.digest(), PURPOSE, terms.identity, now() + timedelta(minutes=1))
+    offer = replace(good, body={"id": terms.identity, "challenge": challenge.hex(), "terms": terms.fields()})
+    refused = office.complete(offer, make_request(generate_p256()))
+    assert (refused.status, refused.code) == (403, "product-reserved")
+
+
+@pytest.mark.parametrize("kind", ["pipe", "device", "large", "missing"])
+def test_what_is_no_file_of_rules_and_no_token_is_said_to_be_none_at_once(
+    own_office,  # type: ignore[no-untyped-def]
+    tmp_path: Path,
+    kind: str,
+) -> None:
+    odd = tmp_path / "odd"
+    match kind:
+        case "pipe":
+            os.mkfifo(odd)
+        case "device":
+            odd.symlink_to("/dev/zero")
+        case "large":
+            odd.write_bytes(bytes(33 << 20))
+    joining = ("--product", "Test Camera", "--folder", tmp_path / "cam")
+    for arguments in (
+        ("product", "add", "Another", "--rules", odd),
+        ("device", "join", "--token-file", odd, *joining),
+        ("device", "judge", "--status-list", odd, "--fetched", now().isoformat()),
+        ("ca", "serve", "--ra-key", odd),
+    ):
+        refused = own_office.command(*arguments)
+        assert refused.returncode != 0
+        expected = "error[usage]" if kind == "large" else "error[file-unreadable]"
+        assert refused.stderr.startswith(expected), refused.stderr
+        assert "backup" not in refused.stderr
 
 
 def _say(listening: socket.socket, said: bytes) -> None:

@@ -1,12 +1,17 @@
 """Enrolment against real processes: the abuse rows of the threat model that concern it, and the good way."""
 
 import base64
+import http.client
 import json
 import secrets
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 from cryptography import x509
@@ -20,23 +25,44 @@ from authn.attestation.status_list import StatusList
 from authn.chain import read_certificate
 from authn.csr import make_request
 from authn.device import pseudonym, spki
+from authn.errors import EvidenceError
 from authn.evidence import Custody
 from authn.identity import plan_digest, spki_of
-from authn.keys import generate_p256
+from authn.keys import SigningKey, generate_p256
 from authn.profile import Profile, check_profile
 from storage.payload import parse
 from storage.registry.errors import NonceExpiredError, TokenExpiredError
-from storage.registry.rows import Status, Target
+from storage.registry.registry import Registry
+from storage.registry.rows import Device, Status, Target
 from tools.founding import create_home
 from tools.home import Home
+from tools.issuance.authority import Authority
 from tools.issuance.desk import authority_of, own_desk
-from tools.issuance.enrolment import Completion, Enrolled, Opening, Question, Wish, renewal_text
-from tools.issuance.errors import AttestationRefusedError, DeviceSuspectError, PinChangedError, TooManyError
-from tools.issuance.judging import Judging
+from tools.issuance.enrolment import (
+    Completion,
+    Door,
+    Enrolled,
+    Opening,
+    Question,
+    Reception,
+    Statement,
+    Wish,
+    renewal_text,
+)
+from tools.issuance.errors import (
+    AttestationRefusedError,
+    AuthorityUnreachableError,
+    DeviceSuspectError,
+    DeviceTakenError,
+    PinChangedError,
+)
+from tools.issuance.judge_again import judge_again
+from tools.issuance.judging import Judging, require_rules
+from tools.issuance.order import Batch, Order
 from tools.issuance.own import enrol
 from tools.issuance.refusals import code_of
 from tools.issuance.registration import Registration
-from tools.registration_app import _Pace
+from tools.registration_app import BURST, OPENINGS_PER_SECOND
 
 
 def counts(home: Home) -> tuple[int, int]:
@@ -185,32 +211,138 @@ def test_a_token_ends_when_it_was_said_to(own_office) -> None:  # type: ignore[n
             desk.begin(Opening(token, "Test Camera", None, None, (Kind.NONE,)), None)
 
 
-def test_another_attestation_key_makes_the_device_suspect_and_nothing_is_issued(own_office) -> None:  # type: ignore[no-untyped-def]
-    pins = iter([b"1" * 32, b"1" * 32, b"2" * 32])
+@dataclass
+class Forgetful:
+    """An issuing authority that certifies, and whose answer is lost on the way as long as `lost` says so."""
+
+    inner: Authority
+    lost: bool = False
+
+    def issue(self, order: Order) -> Batch:
+        batch = self.inner.issue(order)
+        if self.lost:
+            raise AuthorityUnreachableError("the answer was lost")
+        return batch
+
+    def recall(self, enrolment: str, requests: tuple[bytes, ...]) -> Batch | None:
+        return self.inner.recall(enrolment, requests)
+
+
+@dataclass
+class Staged:
+    """A registration whose evidence is judged as the test says next."""
+
+    home: Home
+    registry: Registry
+    desk: Registration
+    judgements: list[Judgement]
+    authority: Forgetful
+
+    def shows(self, pin: bytes, *, own: bool) -> "Staged":
+        self.judgements.append(Judgement(Custody.E2, b"", pin, pin_is_own=own))
+        return self
+
+    def by_token(self, name: str = "phone") -> tuple[Enrolled, SigningKey]:
+        key = generate_p256()
+        token = self.desk.give_token("Proven Camera", datetime.now(UTC) + timedelta(hours=1))
+        offer = self.desk.open(Opening(token, "Proven Camera", name, None, (Kind.TPM,)))
+        wish = Wish(make_request(key), Evidence(Kind.TPM, b"fresh"))
+        return self.desk.complete(Completion(offer.challenge, offer.terms, (wish,))), key
+
+    def by_renewal(self, before: tuple[Enrolled, SigningKey]) -> Enrolled:
+        enrolled, present = before
+        key = generate_p256()
+        offer = self.desk.open(Opening(None, "", enrolled.device, None, (Kind.TPM,)))
+        text = renewal_text(offer.challenge, (spki_of(key.public_key),))
+        certificate = bytes.fromhex(_sha256(enrolled.batch.certificates[0].certificate))
+        wish = Wish(make_request(key), Evidence(Kind.TPM, b"fresh"))
+        proof = (certificate, present.sign(text))
+        return self.desk.complete(Completion(offer.challenge, offer.terms, (wish,), proof))
+
+
+@pytest.fixture
+def staged(own_office) -> Iterator[Staged]:  # type: ignore[no-untyped-def]
+    judgements: list[Judgement] = []
 
     def judge(_evidence: Evidence, question: Question, _at: datetime) -> Judgement:
-        return Judgement(Custody.E2, question.spki, next(pins))
+        return replace(judgements.pop(0), spki=question.spki)
 
     home, moment = own_office.home, lambda: datetime.now(UTC)
-    with authority_of(home, moment) as authority, home.registry() as registry:
-        desk = Registration(registry, home.key("ra"), authority, judge, moment, secrets.token_bytes)
+    reception = Reception(home.own.origin, Door.NETWORK)
+    with authority_of(home, moment) as issuing, home.registry() as registry, closing(home.key("ra")) as key:
+        authority = Forgetful(issuing)
+        desk = Registration(registry, key, authority, judge, moment, secrets.token_bytes, reception)
+        yield Staged(home, registry, desk, judgements, authority)
 
-        def again() -> Enrolled:
-            token = desk.give_token("Proven Camera", moment() + timedelta(hours=1))
-            offer = desk.open(Opening(token, "Proven Camera", "phone", None, (Kind.TPM,)))
-            wish = Wish(make_request(generate_p256()), Evidence(Kind.TPM, b"fresh"))
-            return desk.complete(Completion(offer.challenge, offer.terms, (wish,)))
 
-        assert again().custody is Custody.E2
-        assert again().device == "phone", "the same attestation key is the same device"
-        before = counts(home)
-        with pytest.raises(PinChangedError):
-            again()
-        assert counts(home) == before
-        assert registry.device("phone").status is Status.SUSPECT
-        assert registry.device("phone").pin == b"1" * 32
-        with pytest.raises(DeviceSuspectError):
-            again()
+def test_a_token_and_a_pin_of_its_own_are_the_same_device(staged: Staged) -> None:
+    first, _ = staged.shows(b"1" * 32, own=True).by_token()
+    again, _ = staged.shows(b"1" * 32, own=True).by_token()
+    assert (first.device, again.device, again.custody) == ("phone", "phone", Custody.E2)
+
+
+@pytest.mark.parametrize(
+    ("before", "shown", "own"),
+    [
+        (b"1" * 32, b"2" * 32, True),
+        (b"1" * 32, b"1" * 32, False),
+        (b"1" * 32, b"", False),
+        (b"", b"", False),
+        (b"", b"1" * 32, True),
+    ],
+)
+def test_a_token_makes_nobody_another_device_and_harms_none(
+    staged: Staged, before: bytes, shown: bytes, *, own: bool
+) -> None:
+    """Not with another pin, nor with one that every phone of a line has, nor with none."""
+    mine = staged.shows(before, own=bool(before) and own).by_token()
+    device, count = staged.registry.device("phone"), counts(staged.home)
+    with pytest.raises(DeviceTakenError):
+        staged.shows(shown, own=own).by_token()
+    assert counts(staged.home) == count
+    assert staged.registry.device("phone") == device
+    assert device.status is Status.ACTIVE, "whoever holds a token cannot make a device suspect by naming it"
+    assert staged.shows(before, own=own).by_renewal(mine).device == "phone"
+
+
+def test_another_attestation_key_makes_the_device_suspect_and_nothing_is_issued(staged: Staged) -> None:
+    """Where the device's own key comes with it: by a token alone anybody could."""
+    mine = staged.shows(b"1" * 32, own=True).by_token()
+    assert staged.shows(b"1" * 32, own=True).by_renewal(mine).device == "phone"
+    before = counts(staged.home)
+    with pytest.raises(PinChangedError):
+        staged.shows(b"2" * 32, own=True).by_renewal(mine)
+    assert counts(staged.home) == before
+    assert staged.registry.device("phone").status is Status.SUSPECT
+    assert staged.registry.device("phone").pin == b"1" * 32
+    with pytest.raises(DeviceSuspectError):
+        staged.shows(b"1" * 32, own=True).by_renewal(mine)
+
+
+def test_a_name_with_a_certificate_is_somebodys_though_he_never_heard_of_it(staged: Staged) -> None:
+    staged.authority.lost = True
+    with pytest.raises(AuthorityUnreachableError):
+        staged.shows(b"", own=False).by_token()
+    staged.authority.lost = False
+    assert staged.registry.device("phone").status is Status.PENDING
+    assert len(staged.registry.certificates(Target.of_device("phone"))) == 1
+    with pytest.raises(DeviceTakenError):
+        staged.shows(b"", own=False).by_token()
+
+
+def test_a_name_that_never_got_a_certificate_can_be_tried_again(staged: Staged) -> None:
+    """As when the issuing authority was down; a name with a certificate is somebody's, whatever its status."""
+    at = datetime.now(UTC)
+    for name, pin in (("unpinned", None), ("pinned", b"1" * 32)):
+        waiting = Device(name, "Proven Camera", secrets.token_bytes(32), Status.PENDING, pin, "E2", at)
+        staged.registry.add_device(waiting)
+        if pin is not None:
+            with pytest.raises(DeviceTakenError):
+                staged.shows(b"2" * 32, own=True).by_token(name)
+        enrolled, _ = staged.shows(b"1" * 32, own=False).by_token(name)
+        assert enrolled.device == name
+        with pytest.raises(DeviceTakenError):
+            staged.shows(b"1" * 32, own=False).by_token(name)
 
 
 @pytest.mark.parametrize("rule", ["challenge", "chain-extended", "boot-state"])
@@ -219,8 +351,11 @@ def test_evidence_that_breaks_a_rule_is_refused_by_the_rules_name(own_office, ru
         return Judgement(Custody.E0, question.spki, b"1" * 32, (Rule(rule, "it does not hold"),))
 
     home, moment = own_office.home, lambda: datetime.now(UTC)
+    reception = Reception(home.own.origin, Door.NETWORK)
     with authority_of(home, moment) as authority, home.registry() as registry:
-        desk = Registration(registry, home.key("ra"), authority, judge, moment, secrets.token_bytes)
+        desk = Registration(
+            registry, home.key("ra"), authority, judge, moment, secrets.token_bytes, reception
+        )
         token = desk.give_token("Test Camera", moment() + timedelta(hours=1))
         offer = desk.open(Opening(token, "Test Camera", None, None, (Kind.ANDROID,)))
         before = counts(home)
@@ -321,6 +456,46 @@ def test_a_product_that_wants_more_refuses_a_key_in_a_file(office) -> None:  # t
     assert counts(office.home) == before
     claimed = office.complete(office.begin("Token Camera"), make_request(generate_p256()), evidence=token)
     assert (claimed.status, claimed.body["custody"]) == (201, "E1")
+
+
+def test_a_device_that_says_it_has_a_token_is_believed_only_where_the_operator_vouches(office) -> None:  # type: ignore[no-untyped-def]
+    """Anybody can send these bytes: they are worth E0 over the network, and E1 where the product's rules say so."""
+    token = {"kind": "none", "data": base64.b64encode(b'{"keeping":"token"}').decode()}
+    said = office.complete(office.begin("Test Camera"), make_request(generate_p256()), evidence=token)
+    assert (said.status, said.body["custody"]) == (201, "E0")
+    before = counts(office.home)
+    refused = office.complete(office.begin("Bare Camera"), make_request(generate_p256()), evidence=token)
+    assert (refused.status, refused.code) == (403, "custody-too-low")
+    assert counts(office.home) == before
+    vouched = office.complete(office.begin("Token Camera"), make_request(generate_p256()), evidence=token)
+    assert (vouched.status, vouched.body["custody"]) == (201, "E1")
+
+
+def test_what_the_operator_enrols_at_home_he_vouches_for_and_it_stays_so(own_office) -> None:  # type: ignore[no-untyped-def]
+    at = datetime.now(UTC)
+    claim = Evidence(Kind.NONE, b'{"keeping":"token"}')
+    with own_desk(own_office.home, lambda: datetime.now(UTC)) as desk:
+        token = desk.registration.give_token("Bare Camera", at + timedelta(hours=1))
+        offer, _ = desk.begin(Opening(token, "Bare Camera", "home-cam", None, (Kind.NONE,)), None)
+        wish = Wish(make_request(generate_p256()), claim)
+        enrolled = desk.complete(Completion(offer.challenge, offer.terms, (wish,))).enrolled
+    assert enrolled.custody is Custody.E1
+    assert judge_again(own_office.home, datetime.now(UTC)) == ()
+    with own_office.home.registry() as registry:
+        (kept,) = registry.evidence("home-cam")
+    head, _, said = kept.data.partition(b"\n")
+    assert (json.loads(head)["door"], said) == ("home", claim.data)
+    at_the_door = kept.data.replace(b'"door":"home",', b"")
+    assert Statement.read(kept.data, b"{}").question.door is Door.HOME
+    assert Statement.read(at_the_door, b"{}").question.door is Door.NETWORK
+
+
+def test_rules_that_vouch_with_something_else_than_true_or_false_are_refused() -> None:
+    for word in (b'"yes"', b"1", b"null", b"[]"):
+        with pytest.raises(EvidenceError, match="operator-vouches"):
+            require_rules(b'{"operator-vouches":' + word + b"}")
+    for word in (b"true", b"false"):
+        require_rules(b'{"operator-vouches":' + word + b"}")
 
 
 def test_evidence_that_was_not_announced_or_cannot_be_read_is_refused(office) -> None:  # type: ignore[no-untyped-def]
@@ -473,17 +648,22 @@ def test_evidence_of_apps_and_tpms_that_is_none_is_refused(office) -> None:  # t
             assert (reply.status, reply.code) == (403, "attestation:unreadable")
 
 
-def test_who_begins_too_often_has_to_wait() -> None:
-    time = [0.0]
-    pace = _Pace(2.0, 3.0, lambda: time[0])
-    for _ in range(3):
-        pace.take()
-    with pytest.raises(TooManyError):
-        pace.take()
-    time[0] = 0.5
-    pace.take()
-    with pytest.raises(TooManyError):
-        pace.take()
+def test_who_begins_too_often_has_to_wait(own_office) -> None:  # type: ignore[no-untyped-def]
+    with own_office.running("ra", "serve", "--port", "0") as (url, _):
+        own_office.url = url
+        fields = {"token": "00" * 32, "product": "No Such Camera", "kinds": ["none"]}
+        connection = http.client.HTTPConnection(urlsplit(url).netloc, timeout=30)
+        counts: dict[int, int] = {}
+        began = time.monotonic()
+        for _ in range(int(BURST) + 400):
+            connection.request("POST", "/v1/enrolments", json.dumps(fields).encode())
+            answer = connection.getresponse()
+            answer.read()
+            counts[answer.status] = counts.get(answer.status, 0) + 1
+            assert answer.status != 429 or answer.getheader("Retry-After") == "5"
+        connection.close()
+        assert counts.keys() == {403, 429}
+        assert BURST <= counts[403] <= BURST + OPENINGS_PER_SECOND * (time.monotonic() - began) + 1
 
 
 def test_a_secret_stands_in_no_file_but_the_one_it_was_written_to(office, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]

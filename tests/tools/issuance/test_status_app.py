@@ -2,12 +2,14 @@
 
 import base64
 import http.client
+import os
+import signal
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from urllib.parse import quote, urlsplit
@@ -20,14 +22,15 @@ from authn.evidence import Revocation
 from authn.identity import pem_chain
 from authn.ocsp import ocsp_request
 from authn.revocation import Statuses, check_revocation
-from authn.withdrawal import MALFORMED, UNAUTHORIZED, Reason
+from authn.withdrawal import MALFORMED, TRY_LATER, UNAUTHORIZED, Reason
 from storage.registry.rows import TargetKind
 from tools.founding import create_home
 from tools.home import Home
 from tools.issuance.own import enrol
 from tools.revoking import Signed, carry_out, propose, target_of
+from tools.rotation import rotate
 from tools.status import MOST_KEPT, StatusDesk, status_desk
-from tools.status_lists import publish
+from tools.status_lists import STATUS, list_path, look_after, publish, renew_responders
 
 ROOT = Path(__file__).parents[3]
 SERVER = """
@@ -94,6 +97,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     for name in ("good", "gone", "late"):
         enrol(home, name, "Test Camera", now())
     withdraw(home, "gone", None)
+    renew_responders(home, now())
     with serving(home) as made:
         yield made
 
@@ -240,6 +244,7 @@ def test_openssl_believes_the_answer_and_the_list(server: Server, tmp_path: Path
 def test_answers_are_kept_for_a_window_and_never_too_many(tmp_path: Path) -> None:
     home = create_home(tmp_path / "h", "Test Newsroom", "http://127.0.0.1:8461/ocsp/", now())
     enrol(home, "cam", "Test Camera", now())
+    renew_responders(home, now())
     at = now()
     with status_desk(home, lambda: at) as desk:
         request = request_for(home, "cam")
@@ -258,6 +263,7 @@ def test_answers_are_kept_for_a_window_and_never_too_many(tmp_path: Path) -> Non
 def test_where_the_key_is_gone_clients_are_told_to_try_later(tmp_path: Path) -> None:
     home = create_home(tmp_path / "h", "Test Newsroom", "http://127.0.0.1:8461/ocsp/", now())
     enrol(home, "cam", "Test Camera", now())
+    renew_responders(home, now())
     at = now()
     with status_desk(home, lambda: at) as desk:
         desk.answer(request_for(home, "cam"))
@@ -265,3 +271,81 @@ def test_where_the_key_is_gone_clients_are_told_to_try_later(tmp_path: Path) -> 
             (home.path / "keys" / f"{name}.pem").unlink()
         at += timedelta(days=15)
         assert desk.answer(request_for(home, "cam")) == b"\x30\x03\x0a\x01\x03"
+
+
+def test_a_process_that_answers_opens_no_authority_s_key(tmp_path: Path) -> None:
+    home = create_home(tmp_path / "h", "Test Newsroom", "http://127.0.0.1:8461/ocsp/", now())
+    enrol(home, "cam", "Test Camera", now())
+    look_after(home, now())
+    kept = {path.name: path.read_bytes() for path in (home.path / STATUS).glob("*.status")}
+    for name in ("issuing", "root", "time-root"):
+        (home.path / "keys" / f"{name}.pem").write_bytes(b"whoever opens this complains")
+    os.utime(list_path(home, "issuing"), (0, 0))
+    with serving(home) as server:
+        answer = server.ask("/ocsp/", request_for(home, "cam"))[2]
+        assert told(home, "cam", answer) is Revocation.GOOD
+        for name in ("issuing", "root", "time-root"):
+            assert server.ask(f"/crl/{name}.crl")[2] == kept[f"own-{name}.status"]
+    assert {path.name: path.read_bytes() for path in (home.path / STATUS).glob("*.status")} == kept
+
+
+def test_lists_nobody_made_are_not_made_by_asking_for_them(tmp_path: Path) -> None:
+    home = create_home(tmp_path / "h", "Test Newsroom", "http://127.0.0.1:8461/ocsp/", now())
+    enrol(home, "cam", "Test Camera", now())
+    with serving(home) as server:
+        assert server.ask("/crl/issuing.crl")[0] == 404
+        assert server.ask("/ocsp/", request_for(home, "cam"))[2] == TRY_LATER
+        look_after(home, now())
+        assert told(home, "cam", server.ask("/crl/issuing.crl")[2]) is Revocation.GOOD
+        assert told(home, "cam", server.ask("/ocsp/", request_for(home, "cam"))[2]) is Revocation.GOOD
+
+
+def test_after_a_rotation_the_running_responder_answers_for_the_new_authority(tmp_path: Path) -> None:
+    home = create_home(tmp_path / "h", "Test Newsroom", "http://127.0.0.1:8461/ocsp/", now())
+    enrol(home, "old", "Test Camera", now())
+    look_after(home, now())
+    with status_desk(home, now) as desk:
+        assert told(home, "old", desk.answer(request_for(home, "old"))) is Revocation.GOOD
+        rotate(home, None, now())
+        look_after(home, now())
+        enrol(home, "new", "Test Camera", now())
+        for name in ("old", "new"):
+            assert told(home, name, desk.answer(request_for(home, name))) is Revocation.GOOD
+
+
+def test_a_root_whose_key_is_elsewhere_is_not_asked_to_sign(tmp_path: Path) -> None:
+    home = create_home(tmp_path / "h", "Test Newsroom", "http://127.0.0.1:8461/ocsp/", now())
+    elsewhere = replace(home, keys={"root": "exec:/nowhere/at/all"})
+    assert look_after(elsewhere, now()) == ()
+    assert list_path(home, "issuing").exists()
+    assert not list_path(home, "root").exists()
+    made = list_path(home, "issuing").read_bytes()
+    assert look_after(home, now()) == ()
+    assert list_path(home, "issuing").read_bytes() == made, "young, and nothing was withdrawn since"
+    assert list_path(home, "root").exists()
+
+
+@pytest.mark.needs("strace")
+def test_the_whole_service_never_opens_an_authority_s_key(own_office, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    office, trace = own_office, tmp_path / "trace"
+    enrol(office.home, "cam", "Test Camera", now())
+    look_after(office.home, now())
+    os.utime(list_path(office.home, "issuing"), (0, 0))
+    (office.home.path / "certificates" / "status.pem").unlink()
+    program = "from tools.cli import main; main()"
+    command = [sys.executable, "-c", program, "--home", str(office.home.path), "serve", "--port", "0"]
+    traced = ["strace", "-f", "-qq", "-e", "trace=open,openat,openat2", "-o", str(trace), *command]
+    with subprocess.Popen(
+        traced, stdout=subprocess.PIPE, text=True, cwd=ROOT, start_new_session=True
+    ) as process:
+        try:
+            assert process.stdout is not None
+            server = Server(office.home, process.stdout.readline().strip())
+            assert server.ask("/ocsp/", request_for(office.home, "cam"))[0] == 200
+            assert {server.ask(f"/crl/{name}.crl")[0] for name in ("issuing", "root", "time-root")} == {200}
+        finally:
+            os.killpg(process.pid, signal.SIGTERM)
+    opened = trace.read_text()
+    assert "/keys/status.pem" in opened, "the trace shows keys"
+    for name in ("issuing", "root", "time-root"):
+        assert f"/keys/{name}.pem" not in opened
