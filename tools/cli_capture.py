@@ -119,8 +119,10 @@ def _uploader(
     context: click.Context, camera: "Camera", name: str | None, *, hashed: bool
 ) -> "Iterator[Uploader]":
     """Hands in over the network, or straight to the home that the device belongs to."""
+    from tools.camera.exchange import over_http
+    from tools.camera.handing import Handing
     from tools.camera.inside import ADDRESS, inside
-    from tools.camera.upload import Handing, Uploader, over_http, require_service
+    from tools.camera.upload import Uploader, require_service
     from tools.intake import Intake
 
     handing: Handing = Handing.HASH_ONLY if hashed else Handing.WHOLE
@@ -193,6 +195,7 @@ def _keep_watch(work: "Camerawork", folder: Path, settle: float, uploader: "Uplo
     """Take what comes, and hand it in when the service can be reached; ends by a signal."""
     from tools.camera.watch import Watch, digest_of
     from tools.errors import UnreadableError
+    from tools.report import shown
 
     watching, next_try, reached = Watch(folder, settle), 0.0, False
     click.echo(f"watching {folder}; interrupt to end")
@@ -203,6 +206,8 @@ def _keep_watch(work: "Camerawork", folder: Path, settle: float, uploader: "Uplo
                 if digest_of(path) not in work.taken():
                     new.append(path)
         _take_all(work, tuple(new))
+        for path, why in watching.passed_over(time.monotonic()):
+            click.echo(f"{shown(path)} is passed over: {why}", err=True)
         if uploader is not None and ((new and reached) or time.monotonic() >= next_try):
             reached = _quietly(lambda: _hand_in(uploader))
             next_try = time.monotonic() + _RETRY_SECONDS
@@ -211,12 +216,13 @@ def _keep_watch(work: "Camerawork", folder: Path, settle: float, uploader: "Uplo
 
 
 def _quietly(do: Callable[[], object]) -> bool:
-    """Without a network, the work goes on; whether there was one."""
-    from tools.camera.upload import ServiceUnreachableError
+    """Without a network, or with one where somebody else answers, the work goes on; whether the service was reached."""
+    from tools.camera.exchange import ServiceAnswerError
+    from tools.errors import ServiceUnreachableError
 
     try:
         do()
-    except ServiceUnreachableError as error:
+    except (ServiceUnreachableError, ServiceAnswerError) as error:
         say_error(error)
         return False
     return True

@@ -9,7 +9,8 @@ The plan for one capture; whatever is refused before 6 changes nothing but the n
 6. The opening fits the claim's commitment, and its checkpoint is one that this log signed.
 7. The registry takes its place in the device's chain: the first point of no return. Gaps are
    recorded; a fork makes the device suspect.
-8. A token over the claim's signature is kept; signature and token are recorded in the ledger.
+8. A token over the claim's signature; signature and token are recorded in the ledger, and only
+   then is the token kept where every check finds it: what the ledger refused dates nothing.
 9. The answer: the receipt. Who asks again with the same capture gets the same entry.
 
 The service says of a capture only that it received it from a device, and when. The media is
@@ -21,11 +22,12 @@ import base64
 import fcntl
 import hashlib
 import hmac
+import logging
 import os
 import secrets
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -47,12 +49,11 @@ from storage.registry import errors as registry_errors
 from storage.registry.registry import Registry
 from storage.registry.rows import Capture, IssuedCertificate, Status
 from tools import tokens
-from tools.camera.folder import put_private
-from tools.capture import sign_payload, token_payload
+from tools.capture import sign_payload, token_payload, translated
 from tools.check import LIMITS
 from tools.errors import Error, MediaRefusedError
 from tools.examine import Policy
-from tools.home import Home, content_of
+from tools.home import Home
 from tools.intake_check import Checked, Handed, Upload
 from tools.intake_errors import (
     CertificateForeignError,
@@ -60,14 +61,14 @@ from tools.intake_errors import (
     CommitmentMismatchError,
     KeyExpiredError,
 )
+from tools.intake_shown import Shown
+from tools.output import made_once
 from tools.supervisor import Supervisor, Task
 from tools.verdict import Obstacle
 
 OPENING_HEADER = "lightseal-opening"
 AGAIN_HEADER = "idempotency-key"
 NONCE_LIFE = timedelta(minutes=5)
-SHOWN_LIFE = timedelta(minutes=15)
-"""How long every device is shown the same checkpoint: one that only one device saw would tell who it is."""
 MAX_BODY = 512 << 20
 MAX_RECORD = 4 << 20
 RECORD_TYPE = "application/c2pa"
@@ -75,7 +76,10 @@ RECORD_TYPE = "application/c2pa"
 _RECORD_SALT = b"lightseal/intake-record/v1\0"
 _NONCE_DOMAIN = b"lightseal/intake-nonce/v1\0"
 _SECRET_BYTES = 32
+_MOST_COUNTED = 1000
 _NAMED_BYTES, _RANDOM_BYTES, _MAC_BYTES = 16, 17, 16  # with eight of time, no padding in base64
+
+_log = logging.getLogger(__name__)
 
 
 class StampError(Error):
@@ -122,18 +126,24 @@ class Intake:
         self.base_url = None if base_url is None else base_url.rstrip("/")
         self._home = home
         self._now = now
-        self._secret = _secret(home.path / "intake.secret")
+        self._secret = made_once(home.path / "intake.secret", _SECRET_BYTES)
         self._ledger = home.ledger()
         try:
             self._registry: Registry = home.registry()
         except BaseException:
             self._ledger.close()
             raise
-        self._authority = home.authority(now)
-        self._lists = Policy(home.own_lists(), now())
+        try:
+            self._authority = home.authority(now, self._ledger)
+            self._lists = Policy(home.own_lists(), now())
+            self._warn_of_unlogged()
+        except BaseException:
+            self._registry.close()
+            self._ledger.close()
+            raise
         self._workers = threading.local()
         self._opened: list[Supervisor[Upload, Checked | Obstacle]] = []
-        self._shown: tuple[datetime, str] | None = None
+        self._shown = Shown(home.path, self._ledger, self._registry.purge)
 
     def __enter__(self) -> Self:
         return self
@@ -151,12 +161,14 @@ class Intake:
         self._ledger.close()
 
     def checkpoint(self) -> str:
-        """The checkpoint that devices are shown: the same for all of them, a quarter of an hour long."""
-        at = self._now()
-        if self._shown is None or not timedelta() <= at - self._shown[0] < SHOWN_LIFE:
-            self._shown = at, self._ledger.checkpoint()
-            self._registry.purge(at)  # nonces that are over: they are refused for their age
-        return self._shown[1]
+        """The checkpoint that devices are shown: the same for all of them, an hour long."""
+        return self._shown.at(self._now())
+
+    def _warn_of_unlogged(self) -> None:
+        """Say how many captures a crash left between 7 and 8: only their devices can have them recorded."""
+        if waiting := len(self._registry.unlogged(_MOST_COUNTED)):
+            more = " or more" if waiting == _MOST_COUNTED else ""
+            _log.warning("captures without an entry: %d%s; their devices have to ask again", waiting, more)
 
     def clock(self) -> datetime:
         """This service's time, by which a device can sign its requests; it proves nothing."""
@@ -217,6 +229,7 @@ class Intake:
             binding=checked.identity.binding,
             signature=checked.identity.signature,
             commitment=checked.statement.commitment,
+            certificate=certificate.sha256,
             at=at,
         )
         with self._turn():
@@ -309,33 +322,55 @@ class Intake:
     ) -> int:
         if capture.entry is not None:
             return capture.entry
-        token = self._token(checked)
         key = pseudonym(self._registry.device(capture.device).salt, spki(read_certificate(certificate.der)))
-        records = (
-            Record(
-                Kind.SIGN,
-                sign_payload(checked.identity, checked.certificate, capture.media),
-                _salt(salt, b"sign"),
-                key,
-            ),
-            Record(Kind.TOKEN, token_payload(checked.identity, token), _salt(salt, b"token"), key),
+        signed = Record(
+            Kind.SIGN,
+            sign_payload(checked.identity, checked.certificate, capture.media),
+            _salt(salt, b"sign"),
+            key,
         )
-        index, *_ = self._ledger.append(records, at, self._home.own.signer())
+
+        def dated(token: bytes) -> Record:
+            return Record(Kind.TOKEN, token_payload(checked.identity, token), _salt(salt, b"token"), key)
+
+        kept, signature = self._home.path / "tokens", checked.identity.signature
+        aside, place = self._home.path / "tokens-aside", tokens.place(self._home.path / "tokens", signature)
+        try:
+            # The token that dates this signature already; or one laid aside by a call that died after the
+            # ledger took it. One that the ledger has not is of a call that failed, perhaps under a wrong clock.
+            found = (
+                *tokens.kept(kept, signature),
+                *(each for each in tokens.kept(aside, signature) if self._has(capture, dated(each))),
+            )
+            if not found:
+                tokens.place(aside, signature).unlink(missing_ok=True)
+                tokens.keep(aside, signature, self._token(signature))
+                found = tokens.kept(aside, signature)
+            index, *_ = self._ledger.append((signed, dated(found[0])), at, self._home.own.signer())
+            tokens.keep(kept, signature, found[0])
+            tokens.place(aside, signature).unlink(missing_ok=True)
+        except OSError as error:
+            raise translated(error, place) from error
         return index
 
-    def _token(self, checked: Checked) -> bytes:
-        """The token that is kept, or a new one, verified before it is."""
-        folder, signature = self._home.path / "tokens", checked.identity.signature
-        if there := tokens.kept(folder, signature):
-            return there[0]
+    def _has(self, capture: Capture, dated: Record) -> bool:
+        """Whether the ledger took that token with the capture: it stands behind the signature, as one batch."""
+        return any(
+            entry.commitment == dated.commitment
+            for index in self._ledger.find("claim", capture.claim)
+            for entry in self._ledger.entries(index + 1, index + 2)
+        )
+
+    def _token(self, signature: bytes) -> bytes:
+        """A new token, verified."""
+        self._authority.require_time()
         request = TimeStampRequest(signature, nonce=secrets.randbits(64))
         answer = self._authority.respond(request.encode())
         lists = self._lists.lists().time_stampers
         stamped = judge("this home", answer, request, lists, self._now())
         if not isinstance(stamped, Stamped):
             raise StampError(str(stamped))
-        tokens.keep(folder, signature, stamped.token)
-        return tokens.kept(folder, signature)[0]
+        return stamped.token
 
     @contextmanager
     def _turn(self) -> Iterator[None]:
@@ -356,20 +391,3 @@ def _named(key_id: str) -> bytes:
 def _salt(opening: bytes, purpose: bytes) -> bytes:
     """A record's salt: as secret as the opening's, and the same whenever the capture is recorded again."""
     return hashlib.sha256(_RECORD_SALT + purpose + b"\0" + opening).digest()
-
-
-def _secret(path: Path) -> bytes:
-    """What nonces are made with: made once, for every process that serves this home."""
-    with suppress(FileNotFoundError):
-        found = content_of(path)
-        if len(found) == _SECRET_BYTES:
-            return found
-    fresh = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
-    put_private(fresh, secrets.token_bytes(_SECRET_BYTES))
-    try:
-        os.link(fresh, path)
-    except FileExistsError:  # another process was faster
-        return content_of(path)
-    finally:
-        fresh.unlink(missing_ok=True)
-    return content_of(path)

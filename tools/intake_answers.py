@@ -40,34 +40,57 @@ _STATUS: Mapping[str, int] = {
     "counter-reused": 409,
     "chain-beginning": 409,
     "chain-fork": 409,
+    "certificate-reused": 409,
     "claim-known": 409,
     # The media.
     "media-type-mismatch": 415,
     "unsupported-media": 415,
-    # Us.
-    "timestamp-failed": 503,
 }
 _ABOUT_THE_CAPTURE = 422
-_OURS = 503
-_OURS_BEGIN = (
-    "registry-",
-    "ledger-",
-    "home-",
-    "key-",
-    "pin-",
-    "disk-",
-    "file-",
-    "clock-",
-    "guard-",
-    "timestamp-",
+_CAPTURE = frozenset(
+    {
+        # The claim and its place.
+        "capture-refused",
+        "capture-has-a-past",
+        "capture-malformed",
+        "capture-unchained",
+        "checkpoint-foreign",
+        "claim-signature",
+        "commitment-mismatch",
+        "credentials-missing",
+        "row-malformed",
+        # The bytes.
+        "cbor-malformed",
+        "certificate-malformed",
+        "der-malformed",
+        "manifest-malformed",
+        "media-changed",
+        "media-empty",
+        "media-incomplete",
+        "media-malformed",
+        "media-too-large",
+        "media-too-many-boxes",
+        "media-too-many-bytes",
+        "media-too-many-frames",
+        "media-too-many-pixels",
+        "media-trailing-bytes",
+        "media-trailing-data",
+        "media-truncated",
+        "media-type-unknown",
+        "media-undecodable",
+        "media-unusable",
+        "signature-malformed",
+    }
 )
+_OURS = 503
 
 
 def status_of(code: str) -> int:
-    """The HTTP status of a refusal: by its code, else ours if the code is, else the capture's own fault."""
-    if code in _STATUS:
-        return _STATUS[code]
-    return _OURS if code.startswith(_OURS_BEGIN) else _ABOUT_THE_CAPTURE
+    """The HTTP status of a refusal by its code. What is not known to be the sender's fault is ours: to be tried again.
+
+    Even a worker that died over the capture is: it may have died of something else.
+    """
+    return _STATUS.get(code, _ABOUT_THE_CAPTURE if code in _CAPTURE else _OURS)
 
 
 def refusal(error: Exception) -> dict[str, object]:

@@ -35,10 +35,12 @@ from tools.errors import Error
 from tools.home import Home
 from tools.intake import MAX_BODY, Admitted, Intake
 from tools.intake_answers import receipt_of, refusal, status_of, status_of_receipt
+from tools.intake_room import SPACE, CrowdedError, Room, Space
 from tools.serving import App
 
 THREADS = 2
 MAX_WAITING = 64
+_OURSELVES = frozenset({"localhost", "127.0.0.1", "[::1]"})
 NONCE_HEADER = "lightseal-nonce"
 _OURS = (authn.errors.Error, detector.errors.Error, storage.errors.Error, tools.errors.Error)
 _HEADERS = {
@@ -80,13 +82,6 @@ class TooSlowError(Error):
     )
 
 
-class CrowdedError(Error):
-    """Too many captures are being looked at."""
-
-    code: ClassVar[str] = "too-many-requests"
-    remedy: ClassVar[str] = "Try again in some seconds; nothing is lost meanwhile."
-
-
 class SpoolError(Error):
     """The body cannot be written to the disk."""
 
@@ -101,9 +96,9 @@ class KeyIdError(Error):
     remedy: ClassVar[str] = "Ask with key=, the SHA-256 of the device's certificate in lower-case hex."
 
 
-def routes(intake: Intake, patience: Patience = Patience()) -> list[Route]:
+def routes(intake: Intake, patience: Patience = Patience(), space: Space = SPACE) -> list[Route]:
     """The two routes; whoever composes them closes `intake` afterwards."""
-    desk = _Desk(intake, patience)
+    desk = _Desk(intake, patience, Room(space))
     return [
         Route("/v1/captures", desk.captures, methods=["POST"]),
         Route("/v1/checkpoint", desk.checkpoint, methods=["GET"]),
@@ -112,19 +107,24 @@ def routes(intake: Intake, patience: Patience = Patience()) -> list[Route]:
 
 @contextmanager
 def intake_service(
-    home: Home, base_url: str | None, now: Callable[[], datetime], patience: Patience = Patience()
+    home: Home,
+    base_url: str | None,
+    now: Callable[[], datetime],
+    patience: Patience = Patience(),
+    space: Space = SPACE,
 ) -> Iterator[App]:
     """The two routes alone as an application, as long as the block lasts."""
     with Intake(home, base_url, now) as intake:
-        yield Starlette(routes=routes(intake, patience))
+        yield Starlette(routes=routes(intake, patience, space))
 
 
 class _Desk:
     """The requests of one process, with a few threads for everything that blocks."""
 
-    def __init__(self, intake: Intake, patience: Patience) -> None:
+    def __init__(self, intake: Intake, patience: Patience, room: Room) -> None:
         self._intake = intake
         self._patience = patience
+        self._room = room
         self._threads = ThreadPoolExecutor(THREADS, "intake")
         self._waiting = 0
 
@@ -153,8 +153,12 @@ class _Desk:
             key_id = admitted.signed.key_id
             if length is not None and length > admitted.limit:
                 raise TooLargeError(f"a body of {length} bytes was announced, and {admitted.limit} are taken")
-            with tempfile.NamedTemporaryFile(prefix="lightseal-intake-") as file:
-                digest = await self._spool(received, file.file, length, admitted.limit)
+            most = admitted.limit if length is None else length
+            with (
+                self._room.taken(admitted.device, most),
+                tempfile.NamedTemporaryFile(prefix="lightseal-intake-") as file,
+            ):
+                digest = await self._spool(received, file.file, length, most)
                 taken = await self._run(self._intake.receive, admitted, Path(file.name), digest)
         except _OURS as error:
             return self._refusal(error, admitted, key_id)
@@ -162,7 +166,7 @@ class _Desk:
         return _json(status_of_receipt(taken), receipt_of(taken), self._next(key_id))
 
     def _request(self, received: Received) -> Request:
-        """The request with our own address in the place of what its Host header says."""
+        """The request with our own address in the place of what its Host header says, as far as that is not ours."""
         headers = tuple(
             (name.decode("latin-1"), value.decode("latin-1")) for name, value in received.headers.raw
         )
@@ -219,7 +223,11 @@ class _Desk:
     def _refusal(self, error: Exception, admitted: Admitted | None, key_id: str | None) -> Response:
         about = refusal(error)
         code, status = str(about["error"]), status_of(str(about["error"]))
-        said = logging.ERROR if status >= 500 or code == "chain-fork" else logging.WARNING
+        said = (
+            logging.ERROR
+            if status >= 500 or code in ("chain-fork", "certificate-reused")
+            else logging.WARNING
+        )
         device = "-" if admitted is None else admitted.device
         _log.log(said, "capture refused: %s, device %s, key %s", code, device, key_id or "-")
         more = self._next(key_id)
@@ -244,11 +252,17 @@ def _length(request: Request) -> int | None:
 
 
 def _listening(received: Received) -> str:
-    """The address that was connected to, where no other is said to be ours: never what the Host header says."""
+    """The address that was connected to, where no other is said to be ours.
+
+    Of what the Host header says only this counts: by which of its names this machine reached itself.
+    """
     host, port = received.scope["server"]
-    shown = f"[{host}]" if ":" in host else host
-    scheme = received.scope["scheme"]
-    return f"{scheme}://{shown}" if port in {80, 443} else f"{scheme}://{shown}:{port}"
+    shown, tail = f"[{host}]" if ":" in host else host, "" if port in {80, 443} else f":{port}"
+    here = f"{shown}{tail}"
+    named = [each.lower() for each in received.headers.getlist("host")]
+    if shown in _OURSELVES and named in [[f"{name}{tail}"] for name in _OURSELVES]:
+        (here,) = named
+    return f"{received.scope['scheme']}://{here}"
 
 
 def _is_hex(text: str) -> bool:

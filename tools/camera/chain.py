@@ -86,15 +86,22 @@ class Chain:
         if pending is None:
             return None
         if self._counter is not None and self._counter.read() > pending.opening.counter:
-            self.end(pending)
+            self.void(pending)
             return None
         return self._counted(pending)
 
     def end(self, pending: Pending) -> None:
-        """The capture stands in the queue, or never will: the chain goes on from its link either way."""
+        """The capture stands in the queue: its file is known from now on, and the chain goes on from its link."""
+        self._remember(pending.opening.media)
+        self._go_on(pending)
+
+    def void(self, pending: Pending) -> None:
+        """The capture will never stand in the queue: the number is a gap, and the file may be captured under another."""
+        self._go_on(pending)
+
+    def _go_on(self, pending: Pending) -> None:
         opening = pending.opening
         pooled = self.state.pooled if pending.pooled is None else max(pending.pooled, self.state.pooled)
-        self._remember(opening.media)
         self._write(State(opening.counter, opening.link, pooled))
 
     def give_up(self, pending: Pending) -> None:
@@ -103,7 +110,7 @@ class Chain:
             self._write(replace(self.state, pending=None))
 
     def taken(self) -> frozenset[bytes]:
-        """The SHA-256 of every file that was given a number."""
+        """The SHA-256 of every file that was captured."""
         try:
             text = (self._folder / "taken").read_bytes()
         except FileNotFoundError:
@@ -144,6 +151,13 @@ class Chain:
 @contextmanager
 def held(camera: Camera, counter: Counter | None = None) -> Iterator[Chain]:
     """The camera's chain, while no other process holds it."""
+    with locked(camera) as folder:
+        yield Chain(folder, counter)
+
+
+@contextmanager
+def locked(camera: Camera) -> Iterator[Path]:
+    """The folder of the camera's chain, which nobody else changes meanwhile."""
     folder = camera.path / "chain"
     lock = folder / "lock"
     with ExitStack() as stack:
@@ -154,7 +168,7 @@ def held(camera: Camera, counter: Counter | None = None) -> Iterator[Chain]:
         except OSError as error:
             reason = error.strerror or "unknown reason"
             raise UnwritableError(f"the chain of {camera.name} cannot be changed ({reason})") from error
-        yield Chain(folder, counter)
+        yield folder
 
 
 def _read(path: Path) -> State:

@@ -1,7 +1,8 @@
 """The folder of a device that captures: who it is, where its keys are, and whom it reports to.
 
     device.json   name, URI of the key, lifetime, address of the service, keys of its ledger
-    chain.pem     the certificate of that key, and the authority's above it
+    chain.pem     the certificate of that key, and the authority's above it; after a renewal under
+                  the name that device.json says, so that key and certificate change as one
     key.pem       the key itself, where it is a file
     pool/         for one-time devices: NNNNNN.json names a key, NNNNNN.pem its chain; used up in order
     chain/        the last number and link (`tools.camera.chain`)
@@ -11,25 +12,31 @@ Readable by its owner alone. A key named by a relative `file:` or `tpm:` address
 folder itself, so that the folder can be moved. Files are written whole or not at all.
 """
 
+import fcntl
 import json
+import os
 import re
-import tempfile
-from collections.abc import Sequence
-from dataclasses import dataclass
+import secrets
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar
 
 from authn.device import Device, read_chain
 from authn.errors import CertificateError
+from storage import durable
 from storage.errors import MalformedKeyError
 from storage.note import VerifierKey
-from tools.errors import Error, OutputExistsError
-from tools.home import content_of, open_key_in
+from tools.errors import Error, OutputExistsError, UnwritableError
+from tools.home import chain_file, content_of, open_key_in
 from tools.output import put_whole
 
 SCHEMA = "lightseal-camera/1"
 ONE_TIME = "one-time"
 OWNER_ONLY = 0o700
+_SUPERSEDED = re.compile(r"(key-[0-9a-f]{8}\.(pem|tss)|key\.pem|chain(-[0-9a-f]{8})?\.pem)")
 _POOLED = re.compile(r"([0-9]{6})\.json", re.ASCII)
 _MAX_POOL = 999_999
 _SALT_BYTES = 32
@@ -47,6 +54,13 @@ class CameraDamagedError(Error):
 
     code: ClassVar[str] = "camera-damaged"
     remedy: ClassVar[str] = "Keep a copy of the folder; enrol the device again under a new name."
+
+
+class CameraBusyError(Error):
+    """Another process makes keys for the same folder."""
+
+    code: ClassVar[str] = "camera-busy"
+    remedy: ClassVar[str] = "Wait until the other 'lightseal device join' or 'device renew' ended."
 
 
 class PoolEmptyError(Error):
@@ -68,6 +82,7 @@ class Camera:
     service: str | None = None
     log_keys: tuple[VerifierKey, ...] = ()
     entry: int | None = None
+    chain: str = "chain.pem"
 
     @property
     def one_time(self) -> bool:
@@ -75,8 +90,12 @@ class Camera:
         return self.lifetime == ONE_TIME
 
     def device(self) -> Device:
-        """The device with its lasting key; a one-time device signs nothing with it but enrolments."""
-        return _device(self, self.key, self.path / "chain.pem")
+        """The device with its lasting key as it is now: it may have been renewed since the folder was read.
+
+        A one-time device signs nothing with it but enrolments.
+        """
+        present = read_camera(self.path)
+        return _device(self, present.key, self.path / present.chain)
 
     def pooled(self, number: int) -> Device:
         """The device with the key of one place of its pool."""
@@ -116,6 +135,7 @@ def read_camera(path: Path) -> Camera:
             about.get("service"),
             keys,
             about.get("entry"),
+            chain_file(about),
         )
         whole = (
             about.get("schema", SCHEMA) == SCHEMA
@@ -136,24 +156,89 @@ def read_camera(path: Path) -> Camera:
 
 def create_camera(camera: Camera, chain_pem: bytes, files: Sequence[tuple[str, bytes]] = ()) -> None:
     """Make the folder with everything in it, or nothing; `files` are others of it, such as key.pem."""
-    camera.path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(
-        prefix=f".{camera.path.name}.", dir=camera.path.parent, ignore_cleanup_errors=True
-    ) as name:
-        building = Path(name) / "camera"
+    with workplace(camera.path.with_name(f".{camera.path.name}.new")) as place:
+        building = place / "camera"
         building.mkdir(mode=OWNER_ONLY)
-        for file, content in (*files, ("chain.pem", chain_pem), ("device.json", _described(camera))):
+        for file, content in (*files, (camera.chain, chain_pem), ("device.json", _described(camera))):
             put_private(building / file, content)
         if camera.path.exists() and any(camera.path.iterdir()):
             raise OutputExistsError(f"something else stands at {camera.path}")
         building.rename(camera.path)
 
 
-def update_camera(camera: Camera, chain_pem: bytes | None = None) -> None:
-    """Replace `device.json`, and the chain where it is given, each as a whole file."""
-    if chain_pem is not None:
-        put_private(camera.path / "chain.pem", chain_pem)
-    put_private(camera.path / "device.json", _described(camera))
+def update_camera(camera: Camera, chain_pem: bytes) -> Camera:
+    """Let the folder be as `camera` says, with a new chain: one rename replaces key and chain together."""
+    renewed = replace(camera, chain=f"chain-{secrets.token_hex(4)}.pem")
+    put_private(camera.path / renewed.chain, chain_pem)
+    # The point of no return: before it, the old key goes with the old chain; after it, the new with the new.
+    put_private(camera.path / "device.json", _described(renewed))
+    durable.sync_folder(camera.path / "device.json")
+    return renewed
+
+
+def clear_superseded(camera: Camera) -> None:
+    """Forget the keys and chains of the folder that were made for a renewal and are not, or no longer, in use."""
+    used = {
+        camera.chain,
+        camera.key.partition("?")[0].rpartition("/")[2].removeprefix("file:").removeprefix("tpm:"),
+    }
+    for place in camera.path.iterdir():
+        if _SUPERSEDED.fullmatch(place.name) is not None and place.name not in used:
+            place.unlink(missing_ok=True)
+
+
+@contextmanager
+def workplace(path: Path) -> Iterator[Path]:
+    """A folder for its owner alone, empty and nobody else's while the block lasts; gone afterwards.
+
+    What a killed process left in it is gone at the next beginning.
+    """
+    with ExitStack() as stack:
+        descriptor = _claimed(path)
+        stack.callback(os.close, descriptor)
+        stack.callback(shutil.rmtree, path, ignore_errors=True)
+        _empty(path)
+        yield path
+
+
+def _claimed(path: Path) -> int:
+    """The descriptor of the folder, which is locked and still stands at its place."""
+    while True:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.mkdir(mode=OWNER_ONLY, exist_ok=True)
+            descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        except FileNotFoundError:  # its last user took it away in between
+            continue
+        except OSError as error:
+            raise UnwritableError(f"{path} cannot be used ({error.strerror or 'unknown reason'})") from error
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.path.samestat(os.fstat(descriptor), path.stat()):
+                _require_own(path, descriptor)
+                return descriptor
+        except FileNotFoundError:
+            pass
+        except OSError as error:
+            os.close(descriptor)
+            raise CameraBusyError(f"another process makes keys in {path.parent} at this moment") from error
+        os.close(descriptor)
+
+
+def _require_own(path: Path, descriptor: int) -> None:
+    """Whoever made the folder before us could keep it open to others."""
+    if os.fstat(descriptor).st_uid != os.geteuid():
+        os.close(descriptor)
+        raise UnwritableError(f"{path} belongs to another user")
+    os.fchmod(descriptor, OWNER_ONLY)
+
+
+def _empty(folder: Path) -> None:
+    for place in folder.iterdir():
+        if place.is_dir() and not place.is_symlink():
+            shutil.rmtree(place)
+        else:
+            place.unlink()
 
 
 def add_pool(camera: Camera, certificates: Sequence[tuple[str, bytes]]) -> tuple[int, ...]:
@@ -199,6 +284,7 @@ def _device(camera: Camera, key: str, chain: Path) -> Device:
 
 def _described(camera: Camera) -> bytes:
     about = {
+        "chain": camera.chain,
         "entry": camera.entry,
         "key": camera.key,
         "lifetime": camera.lifetime,

@@ -13,5 +13,5 @@ def camera_of(home: Home, name: str) -> Camera:
     require_device_name(name)
     if name == SERVICE or name not in home.devices():
         raise DeviceUnknownError(f"no device named {name} is enrolled in this home")
-    camera = read_camera(home.path / "devices" / name)
+    camera = read_camera(home.device_folder(name))
     return replace(camera, name=name, service=ADDRESS, log_keys=home.own.keys)

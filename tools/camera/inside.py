@@ -13,7 +13,8 @@ import detector.errors
 import storage.errors
 import tools.errors
 from authn.http_signature import Request
-from tools.camera.upload import NONCE, Answer, Exchange
+from tools.camera.exchange import Answer, Exchange
+from tools.camera.upload import NONCE
 from tools.intake import Intake
 from tools.intake_answers import receipt_of, refusal, status_of, status_of_receipt
 

@@ -16,6 +16,7 @@ after the service received it; the device's own clock proves nothing and is not 
 import contextlib
 import hashlib
 import io
+import logging
 import os
 import secrets
 from collections.abc import Callable, Iterator
@@ -27,7 +28,7 @@ from typing import ClassVar
 from authn import capture_chain, manifest
 from authn.device import Certificate, Device, encoded
 from authn.errors import Error as AuthnError
-from authn.errors import KeyNotOursError, SigningError
+from authn.errors import KeyFileError, KeyNotOursError, SigningError
 from authn.evidence import Content, Credentials, Provenance, Signature
 from authn.keys import Algorithm
 from authn.media import Media
@@ -48,6 +49,7 @@ from tools.verdict import Obstacle
 STOPPED = "stopped.json"
 CHECKPOINT = "checkpoint"
 _STRANGER = Lists()
+_log = logging.getLogger(__name__)
 
 
 class DeviceStoppedError(Error):
@@ -111,30 +113,45 @@ class Camerawork:
         return waiting
 
     def taken(self) -> frozenset[bytes]:
-        """The SHA-256 of every file that was given a number."""
+        """The SHA-256 of every file that was captured."""
         with held(self.camera, self.counter) as chain:
             return chain.taken()
 
     def _finished(self, chain: Chain) -> queue.Waiting | None:
         """Finish what was begun before a crash, under its own number; where that cannot be, the number stays unused."""
-        pending = chain.resume()
-        if pending is None:
+        begun = chain.state.pending
+        if begun is None:
             return None
-        place, waiting = queue.place_of(self.camera, pending.opening.counter), None
+        place, reason = queue.place_of(self.camera, begun.opening.counter), "something else counted"
         if place.exists():
             waiting = queue.read(place)
-        else:
-            source = Path(pending.source)
-            with contextlib.suppress(Error, AuthnError):
-                prepared = self._prepared(source)
-                if prepared.sha256 == pending.opening.media:
-                    device = (
-                        self.camera.device() if pending.pooled is None else self.camera.pooled(pending.pooled)
-                    )
-                    with contextlib.closing(device.key):
-                        waiting = self._sign(device, source, prepared, pending)
-        chain.end(pending)
-        return waiting
+            chain.end(begun)
+            return waiting
+        if (pending := chain.resume()) is not None:
+            try:
+                waiting = self._again(pending)
+            except KeyFileError:
+                if pending.pooled is None:
+                    raise  # nothing can be signed now; once the key is back, this capture comes first
+                reason = "the key of its one-time certificate is gone"
+            except (Error, AuthnError) as error:
+                reason = str(error)
+            else:
+                chain.end(pending)
+                return waiting
+            chain.void(pending)
+        _log.warning("capture %d stays unused: %s", begun.opening.counter, plain(reason, 200))
+        return None
+
+    def _again(self, pending: Pending) -> queue.Waiting:
+        """Sign what was begun, if its file is still there and the same."""
+        source = Path(pending.source)
+        prepared = self._prepared(source)
+        if prepared.sha256 != pending.opening.media:
+            raise UnreadableError("its file is no longer the same")
+        device = self.camera.device() if pending.pooled is None else self.camera.pooled(pending.pooled)
+        with contextlib.closing(device.key):
+            return self._sign(device, source, prepared, pending)
 
     def _prepared(self, source: Path) -> Prepared:
         # 1. Whole, decoded, of a known kind.

@@ -10,11 +10,9 @@ The device's clock may be wrong: requests are signed by the service's, captures 
 
 import hashlib
 import http.client
-import io
 import json
-import ssl
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
@@ -26,14 +24,14 @@ from authn.device import Device, encoded
 from authn.errors import MediaError
 from authn.http_signature import Request, content_digest_header, sign_request
 from authn.keys import verify_note
-from authn.locate import locate
-from authn.media import Media
 from authn.plain import plain
 from storage.checkpoint import open_checkpoint
 from storage.payload import parse as parse_payload
 from storage.receipt import Receipt
 from tools.camera import queue
+from tools.camera.exchange import Answer, Exchange, ServiceAnswerError
 from tools.camera.folder import Camera, PoolEmptyError, put_private
+from tools.camera.handing import Handing, body_of
 from tools.camera.take import (
     CHECKPOINT,
     STOPPED,
@@ -41,17 +39,14 @@ from tools.camera.take import (
     newest_checkpoint,
     require_going_on,
 )
-from tools.errors import Error, UnreadableError, UsageError
-from tools.examine import MAX_BYTES
+from tools.errors import Error, ServiceUnreachableError, UnreadableError, UsageError
 
-SECONDS = 30.0
 ATTEMPTS = 5
-MAX_ANSWER = 1 << 20
 MAX_WAIT = 60.0
 OPENING, AGAIN, NONCE = "lightseal-opening", "idempotency-key", "lightseal-nonce"
-RECORD_TYPE = "application/c2pa"
-_STEP = 1 << 20
-_STOPPING = frozenset({"device-revoked", "device-retired", "device-suspended", "chain-fork"})
+_STOPPING = frozenset(
+    {"device-revoked", "device-retired", "device-suspended", "chain-fork", "certificate-reused"}
+)
 _AGAIN = frozenset(
     {"nonce-expired", "nonce-unknown", "replayed-nonce", "signature-stale", "signature-from-future"}
 )
@@ -71,23 +66,20 @@ _SPOILT = frozenset(
     }
 )
 """The file is no longer the one that was signed; its signed record may still be whole."""
-_NOT_ABOUT_IT = frozenset({400, 401, 404, 405})
-_BUSY = frozenset({408, 429, 500, 502, 503, 504})
+_ABOUT_IT = frozenset({403, 409, 413, 415, 422})
+"""Only with one of these a refusal is about the capture, and stands; every other is about the moment or the request."""
+_BUSY = frozenset({408, 429})
+_NO_ANSWER = "no-answer"
+_NOTHING = Answer(503, {}, b"")
+_MOST_AHEAD = timedelta(days=36525)
 
 
-class ServiceUnreachableError(Error):
-    """The service did not answer; everything waits where it is."""
+class CaptureHeldUpError(Error):
+    """The service cannot take this capture now, for a reason of its own; the capture waits."""
 
-    code: ClassVar[str] = "service-unreachable"
-    remedy: ClassVar[str] = "Run 'lightseal upload' again when there is a network; nothing is lost meanwhile."
-
-
-class ServiceAnswerError(Error):
-    """The service answered with something that cannot be relied on; it is not kept."""
-
-    code: ClassVar[str] = "service-answer"
+    code: ClassVar[str] = "capture-held-up"
     remedy: ClassVar[str] = (
-        "Ask the operator of the service; the captures wait, and a wrong receipt proves nothing."
+        "Run 'lightseal upload' again later; if it stays so, ask the operator of the service."
     )
 
 
@@ -96,13 +88,6 @@ class ServiceMissingError(UsageError):
 
     code: ClassVar[str] = "service-missing"
     remedy: ClassVar[str] = "Enrol the device with its service: 'lightseal device join'."
-
-
-class Handing(StrEnum):
-    """What is handed in."""
-
-    WHOLE = "whole"
-    HASH_ONLY = "hash-only"
 
 
 class Outcome(StrEnum):
@@ -123,29 +108,6 @@ class Delivered:
     entry: int | None
     gap: range
     reason: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """What came back."""
-
-    status: int
-    headers: Mapping[str, str]
-    body: bytes
-
-    def fields(self) -> dict[str, object]:
-        """The body, which is an object of JSON."""
-        try:
-            found = json.loads(self.body)
-        except (ValueError, RecursionError) as error:
-            raise ServiceAnswerError(f"the service answered {self.status} with what is no JSON") from error
-        if not isinstance(found, dict):
-            raise ServiceAnswerError(f"the service answered {self.status} with what is no object")
-        return found
-
-
-# Sends a request with a body, if any, and returns what comes back; OSError where nothing does.
-Exchange = Callable[[Request, IO[bytes] | None], Answer]
 
 
 @dataclass(slots=True)
@@ -176,26 +138,36 @@ class Uploader:
         """Hand in everything that waits; what cannot be read is said to be so, and keeps nobody else waiting."""
         require_going_on(self.camera)
         self.refresh()
+        held_up = False
         for waiting in queue.queued(self.camera):
             if isinstance(waiting, Error):
                 yield waiting
             elif not waiting.settled:
-                yield self._one(waiting)
+                done = self._one(waiting)
+                if held_up and isinstance(
+                    done, CaptureHeldUpError
+                ):  # two on end: it is not about the captures
+                    raise ServiceUnreachableError(str(done)) from done
+                held_up = isinstance(done, CaptureHeldUpError)
+                yield done
 
-    def _one(self, waiting: queue.Waiting) -> Delivered:
+    def _one(self, waiting: queue.Waiting) -> Delivered | CaptureHeldUpError:
         """One capture; raises only what keeps all the others waiting too."""
         try:
             device = self.camera.device() if waiting.pooled is None else self.camera.pooled(waiting.pooled)
         except PoolEmptyError as error:
             return self._refused(waiting, error.code, str(error))
-        with closing(device.key):
-            return self._handed_in(waiting, device)
+        try:
+            with closing(device.key):
+                return self._handed_in(waiting, device)
+        except CaptureHeldUpError as error:
+            return error
 
     def _handed_in(self, waiting: queue.Waiting, device: Device) -> Delivered:
         outcome, answer = Outcome.RECEIVED, None
         try:
             answer = self._sent(waiting, device, self.handing)
-            fault = answer.fields() if answer.status >= 400 else {}
+            fault = answer.fault()
         except (MediaError, UnreadableError) as error:
             fault = {"error": error.code, "reason": str(error)}
         if fault.get("error") in _SPOILT and self.handing is Handing.WHOLE:
@@ -205,7 +177,7 @@ class Uploader:
         if fault and (outcome is Outcome.CHANGED or fault.get("error") == "too-large"):
             try:
                 answer = self._sent(waiting, device, Handing.HASH_ONLY)
-                fault = answer.fields() if answer.status >= 400 else {}
+                fault = answer.fault()
             except (MediaError, UnreadableError) as error:  # the record itself is gone
                 fault = {"error": error.code, "reason": str(error)}
         if answer is not None and not fault:
@@ -215,7 +187,7 @@ class Uploader:
             about = json.dumps({"error": code, "reason": reason}, sort_keys=True).encode() + b"\n"
             put_private(self.camera.path / STOPPED, about)
             raise DeviceStoppedError(f"the service refuses the device {self.camera.name}: {code}, {reason}")
-        if answer is not None and answer.status in _NOT_ABOUT_IT:
+        if answer is not None and answer.status not in _ABOUT_IT:
             raise ServiceAnswerError(f"the service does not hear this device: {code}, {reason}")
         return self._refused(waiting, code, reason)
 
@@ -225,8 +197,8 @@ class Uploader:
 
     def _sent(self, waiting: queue.Waiting, device: Device, handing: Handing) -> Answer:
         """The service's answer about the capture itself; what is about the moment is tried again."""
-        key_id, answer = _key_id(device), None
-        with _body(waiting, handing) as (body, mime, size, digest):
+        key_id, answer, code = _key_id(device), _NOTHING, ""
+        with body_of(waiting, handing) as (body, mime, size, digest):
             for attempt in range(ATTEMPTS):
                 if not self.talk.nonce or self.talk.key_id != key_id:
                     self._greet(key_id)
@@ -250,16 +222,17 @@ class Uploader:
                 self.talk.nonce = answer.headers.get(NONCE, "")
                 if answer.status < 400:
                     return answer
-                code = answer.fields().get("error")
+                code = _code(answer)
                 if code in _AGAIN:
                     self.talk.nonce = ""
-                elif answer.status in _BUSY:
+                elif _busy(answer):
                     self.sleep(_wait(answer, attempt))
                 else:
                     return answer
-        said = plain(str(answer.fields().get("error")), 60) if answer else "nothing"
-        raise ServiceUnreachableError(
-            f"the service was asked {ATTEMPTS} times and answered {said} the last time"
+        kind = CaptureHeldUpError if answer.status >= 500 and code != _NO_ANSWER else ServiceUnreachableError
+        raise kind(
+            f"the service was asked {ATTEMPTS} times about {waiting.folder.name}"
+            f" and answered {plain(code, 60)} the last time"
         )
 
     def _greet(self, key_id: str | None) -> None:
@@ -275,10 +248,12 @@ class Uploader:
         try:
             at = datetime.fromisoformat(str(fields["at"]))
             self.talk.ahead = at.astimezone(UTC) - before if at.tzinfo else timedelta()
+            if abs(self.talk.ahead) > _MOST_AHEAD:
+                raise ServiceAnswerError("the service's time is none")
             self._keep(str(fields["checkpoint"]))
             if key_id is not None:
                 self.talk.nonce, self.talk.key_id = str(fields["nonce"]), key_id
-        except (ValueError, KeyError) as error:
+        except (ValueError, KeyError, OverflowError) as error:
             raise ServiceAnswerError("the service's checkpoint cannot be read") from error
 
     def _keep(self, note: str) -> None:
@@ -302,23 +277,28 @@ class Uploader:
             put_private(self.camera.path / CHECKPOINT, note.encode())
 
     def _asked(self, request: Request, body: IO[bytes] | None) -> Answer:
-        """What the service answers; where it cannot be reached, after trying again for a while."""
+        """What the service answers; where it cannot be reached or is busy, after trying again for a while."""
         for attempt in range(ATTEMPTS):
             try:
                 if body is not None:
                     body.seek(0)
-                return self.exchange(request, body)
+                answer = self.exchange(request, body)
+                if body is not None or not _busy(answer):
+                    return answer
+                if attempt + 1 < ATTEMPTS:
+                    self.sleep(_wait(answer, attempt))
             except (OSError, http.client.HTTPException) as error:
                 # A request may have arrived although no answer came: its nonce is used up then, so it is not sent again.
                 if body is not None:
-                    return Answer(503, {}, json.dumps({"error": "no-answer", "reason": str(error)}).encode())
+                    about = {"error": _NO_ANSWER, "reason": str(error), "remedy": "Ask again."}
+                    return Answer(503, {}, json.dumps(about).encode())
                 if attempt + 1 == ATTEMPTS:
                     reason = plain(str(error), 100)
                     raise ServiceUnreachableError(
                         f"the service at {request.url} gave no answer ({reason})"
                     ) from error
                 self.sleep(float(2**attempt))
-        raise ServiceUnreachableError("the service was not asked")
+        raise ServiceUnreachableError(f"the service at {request.url} was busy {ATTEMPTS} times")
 
     def _kept(self, waiting: queue.Waiting, answer: Answer, outcome: Outcome) -> Delivered:
         """Write the receipt beside the file, if it proves what it must."""
@@ -335,43 +315,6 @@ class Uploader:
         if waiting.pooled is not None:
             self.camera.drop(waiting.pooled)
         return Delivered(waiting, outcome, receipt.proof.index, _range(fields.get("gap")))
-
-
-def over_http(seconds: float = SECONDS) -> Exchange:
-    """Requests over a connection each; no redirect is followed and no proxy used."""
-
-    def exchange(request: Request, body: IO[bytes] | None) -> Answer:
-        parts = urlsplit(request.url)
-        host, port = parts.hostname or "", parts.port
-        if parts.scheme == "https":
-            connection: http.client.HTTPConnection = http.client.HTTPSConnection(
-                host, port, timeout=seconds, context=ssl.create_default_context()
-            )
-        else:
-            connection = http.client.HTTPConnection(host, port, timeout=seconds)
-        target = f"{parts.path}{'?' if parts.query else ''}{parts.query}"
-        with closing(connection):
-            connection.putrequest(request.method, target, skip_host=True, skip_accept_encoding=True)
-            for name, value in request.headers:
-                connection.putheader(name, value)
-            connection.endheaders()
-            refused: OSError | None = None
-            try:
-                while body is not None and (piece := body.read(_STEP)):
-                    connection.send(piece)
-            except (BrokenPipeError, ConnectionResetError) as error:
-                refused = error  # it may have been refused before all of it was read: the answer says why
-            try:
-                response = connection.getresponse()
-            except (OSError, http.client.HTTPException):
-                raise refused or ConnectionResetError("no answer came") from None
-            content = response.read(MAX_ANSWER + 1)
-            if len(content) > MAX_ANSWER:
-                raise ServiceAnswerError("the service's answer is longer than any we expect")
-            headers = {name.lower(): value for name, value in response.getheaders()}
-            return Answer(response.status, headers, content)
-
-    return exchange
 
 
 def require_service(camera: Camera) -> None:
@@ -405,24 +348,19 @@ def _key_id(device: Device) -> str:
     return hashlib.sha256(encoded(device.chain[0])).hexdigest()
 
 
-@contextmanager
-def _body(waiting: queue.Waiting, handing: Handing) -> Iterator[tuple[IO[bytes], str, int, bytes]]:
-    """What is sent, open, with its type, its length and its SHA-256."""
+def _busy(answer: Answer) -> bool:
+    """Whether whoever answered may do better in a moment: the service, or what stands in front of it."""
+    return answer.status in _BUSY or answer.status >= 500
+
+
+def _code(answer: Answer) -> str:
+    """The code of a refusal; a proxy that says that the service is busy has none, and need not."""
     try:
-        with waiting.media.open("rb", buffering=0) as file:
-            media = Media.of(file, waiting.file, MAX_BYTES)
-            if handing is Handing.HASH_ONLY:
-                store = locate(media)
-                if store is None:
-                    raise UnreadableError(f"the capture {waiting.file} carries no signed record any more")
-                yield io.BytesIO(store), RECORD_TYPE, len(store), hashlib.sha256(store).digest()
-                return
-            file.seek(0)
-            digest = hashlib.file_digest(file, "sha256").digest()
-            yield file, media.kind.value, media.size, digest
-    except OSError as error:
-        reason = error.strerror or "unknown reason"
-        raise UnreadableError(f"the capture {waiting.file} cannot be read ({reason})") from error
+        return str(answer.fault().get("error"))
+    except ServiceAnswerError:
+        if not _busy(answer):
+            raise
+        return _NO_ANSWER
 
 
 def _wait(answer: Answer, attempt: int) -> float:

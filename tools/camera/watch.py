@@ -4,10 +4,12 @@ Looks again and again, since no notice comes from a card reader or a network sha
 given out when two looks, some time apart, found the same; whether it is whole is then seen by
 who takes it. What could not be taken is given out again only after it changed. Files that
 were taken are known by what they hold, so a camera may use a name again; those whose name
-begins with a dot are somebody's drafts and left alone. Folders below are looked into.
+begins with a dot are somebody's drafts and left alone. Folders below are looked into. What is
+named like a capture and cannot be one, such as a link or an empty file, is named once.
 """
 
 import hashlib
+import math
 import os
 import stat
 from collections.abc import Iterator
@@ -32,6 +34,7 @@ class Watch:
     settle_seconds: float
     _seen: dict[Path, tuple[State, float]] = field(default_factory=dict)
     _done: dict[Path, State] = field(default_factory=dict)
+    _odd: dict[Path, tuple[str, float]] = field(default_factory=dict)
 
     def look(self, at: float) -> Iterator[Path]:
         """The files that changed no more since an earlier look, by name; `at` is any clock that only goes on."""
@@ -48,6 +51,19 @@ class Watch:
                 self._done[path] = state
                 yield path
 
+    def passed_over(self, at: float) -> Iterator[tuple[Path, str]]:
+        """What lies there as a capture would and is none, and why; each once, after it stayed so for a while."""
+        found = dict(_odd_files(self.folder))
+        for path in self._odd.keys() - found.keys():
+            del self._odd[path]
+        for path, why in sorted(found.items()):
+            known = self._odd.get(path)
+            if known is None or known[0] != why:
+                self._odd[path] = why, at
+            elif at - known[1] >= self.settle_seconds:
+                self._odd[path] = why, math.inf
+                yield path, why
+
 
 def digest_of(path: Path) -> bytes:
     """The SHA-256 of a file, by which one that was taken is known again."""
@@ -60,6 +76,23 @@ def digest_of(path: Path) -> bytes:
 
 def _files(folder: Path) -> Iterator[tuple[Path, State]]:
     """Every media file under the folder; links are not followed, so nothing outside is taken for a capture."""
+    for path, now in _named_like_media(folder):
+        if stat.S_ISREG(now.st_mode):
+            yield path, (now.st_dev, now.st_ino, now.st_size, now.st_mtime_ns)
+
+
+def _odd_files(folder: Path) -> Iterator[tuple[Path, str]]:
+    """Whatever is named like media and is nothing that could be captured."""
+    for path, now in _named_like_media(folder):
+        if stat.S_ISLNK(now.st_mode):
+            yield path, "a link is not followed"
+        elif not stat.S_ISREG(now.st_mode):
+            yield path, "it is no file"
+        elif not now.st_size:
+            yield path, "it is empty"
+
+
+def _named_like_media(folder: Path) -> Iterator[tuple[Path, os.stat_result]]:
     if not folder.is_dir():
         raise NotAFileError(f"{folder} is no folder that could be watched")
     count = 0
@@ -67,15 +100,13 @@ def _files(folder: Path) -> Iterator[tuple[Path, State]]:
         folders[:] = sorted(each for each in folders if not each.startswith("."))
         for name in names:
             path = Path(place, name)
-            if name.startswith(".") or path.suffix.lower() not in _SUFFIXES or path.is_symlink():
+            if name.startswith(".") or path.suffix.lower() not in _SUFFIXES:
                 continue
             try:
-                now = path.stat()
+                now = path.lstat()
             except OSError:  # gone between the look and the stat
-                continue
-            if not stat.S_ISREG(now.st_mode):
                 continue
             count += 1
             if count > MAX_FILES:
                 raise UnreadableError(f"there are more than {MAX_FILES} files in {folder}")
-            yield path, (now.st_dev, now.st_ino, now.st_size, now.st_mtime_ns)
+            yield path, now

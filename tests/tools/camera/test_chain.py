@@ -70,8 +70,9 @@ def test_what_was_begun_is_found_as_it_was_and_nothing_else_gets_its_number(lone
         pending = chain.resume()
         assert pending is not None
         assert pending.opening == opening
-        chain.end(pending)  # it could not be finished: the number stays unused
+        chain.void(pending)  # it could not be finished: the number stays unused
         assert begun(chain, b"b" * 32).counter == 2
+        assert chain.taken() == frozenset(), "a file that was never captured may be captured yet"
 
 
 def test_a_number_whose_signature_nobody_got_is_given_again(lone: Camera) -> None:

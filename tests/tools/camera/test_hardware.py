@@ -6,8 +6,16 @@ import pytest
 
 from tools.camera.chain import held
 from tools.camera.folder import Camera
-from tools.camera.hardware import counter_of
+from tools.camera.hardware import RECORD, counter_of
 from tools.swtpm import Swtpm
+
+
+def numbered(folder: Camera, media: bytes) -> int:
+    """Take one number for that media, and give it back."""
+    with counter_of(folder) as counter, held(folder, counter) as chain:
+        pending = chain.begin(media, "", bytes(32), "x.jpg", None)
+        chain.end(pending)
+        return pending.opening.counter
 
 
 def camera(folder: Path, tcti: str, salt: bytes) -> Camera:
@@ -43,3 +51,22 @@ def test_a_tpm_counts_each_devices_captures_apart(tmp_path: Path) -> None:
                 assert other is not None
                 other.advance()
             assert counter.read() == before
+
+
+@pytest.mark.needs("swtpm")
+def test_two_devices_that_look_at_the_same_place_of_a_tpm_do_not_share_a_counter(tmp_path: Path) -> None:
+    pytest.importorskip("tpm2_pytss", reason="tpm2-pytss is not installed: pip install 'lightseal[tpm]'")
+    with Swtpm(tmp_path / "tpm") as running:
+        one, two = (camera(tmp_path / name, running.tcti, b"s" * 32) for name in "ab")
+        first = [numbered(one, b"a" * 32), numbered(one, b"b" * 32)]
+        second = [numbered(two, b"a" * 32)]
+        first.append(numbered(one, b"c" * 32))
+        second.append(numbered(two, b"b" * 32))
+        assert first == list(range(first[0], first[0] + 3)), "no gap where the other device counted"
+        assert second == list(range(second[0], second[0] + 2))
+        for folder, last in ((one, first[-1]), (two, second[-1]), (one, 0)):
+            (folder.path / "chain" / RECORD).unlink()
+            assert (again := numbered(folder, b"d" * 32)) > last
+            for each in (folder.path / "chain").iterdir():
+                each.unlink()
+            assert numbered(folder, b"e" * 32) > again, "who forgets everything gets no number again"

@@ -4,13 +4,16 @@ Every refusal has its own code, leaves ledger and chain as they were, and leaves
 log. Numbers in names are those of the abuse table that this service was designed against.
 """
 
+import base64
 import contextlib
 import hashlib
+import hmac
 import http.client
 import io
 import json
 import os
 import queue as queues
+import secrets
 import signal
 import socket
 import subprocess
@@ -27,16 +30,22 @@ import pytest
 
 from authn.device import Device, encoded
 from authn.http_signature import Request, content_digest_header, sign_request
-from authn.keys import generate_p384
+from authn.identity import Subject, pem_chain, plan_claim_signing
+from authn.keys import generate_p256, generate_p384, store_key
 from authn.locate import locate
 from authn.media import Media
+from storage.entry import Kind
+from storage.registry.rows import Capture as CaptureRow
 from storage.registry.rows import Status
+from tools import intake_shown
 from tools.camera import queue
 from tools.camera.chain import held
-from tools.camera.folder import Camera
+from tools.camera.folder import Camera, add_pool
 from tools.camera.home_device import camera_of
 from tools.camera.take import camerawork
-from tools.founding import create_home
+from tools.captures import describe
+from tools.check import Chosen, beliefs, check_files
+from tools.founding import certificate_row, create_home
 from tools.home import Home
 from tools.intake import NONCE_LIFE, Intake
 from tools.issuance.own import enrol
@@ -145,6 +154,12 @@ class Sender:
     def send(self, waiting: queue.Waiting, body: bytes | None = None, **how: object) -> Said:
         request, sent = self.request(waiting, body, **how)  # type: ignore[arg-type]
         return self.post(self.signed(request), sent)
+
+    def patiently(self, waiting: queue.Waiting) -> Said:
+        """Send until the service is not too busy for it."""
+        while (said := self.send(waiting))[0] == 429:
+            time.sleep(0.02)
+        return said
 
     def post(self, request: Request, body: bytes) -> Said:
         parts = urlsplit(request.url)
@@ -365,6 +380,29 @@ class TestSignature:
             signed = sender.signed(replace(host, url="http://evil.example/v1/captures"))
             require(sender.post(signed, body), 401, "signature-target")
 
+    @pytest.mark.parametrize("name", ["localhost", "LOCALHOST", "[::1]"])
+    def test_that_names_this_very_machine_otherwise(
+        self, sender: Sender, capture: Capture, name: str
+    ) -> None:
+        """The server listens at 127.0.0.1; who enrolled as http://localhost:PORT signs for that."""
+        request, body = sender.request(capture())
+        there = f"{name}:{urlsplit(request.url).port}"
+        own = replace(relabelled(request, "host", there), url=f"http://{there.lower()}/v1/captures")
+        status, said = sender.post(sender.signed(own), body)
+        assert status == 201, said
+
+    @pytest.mark.parametrize(
+        "host", ["localhost", "localhost:1", "localhost.evil.example:{}", "127.0.0.2:{}"]
+    )
+    def test_that_names_this_machine_with_another_port_or_more(
+        self, server: Server, sender: Sender, capture: Capture, host: str
+    ) -> None:
+        request, body = sender.request(capture())
+        there = host.format(urlsplit(request.url).port)
+        own = replace(relabelled(request, "host", there), url=f"http://{there}/v1/captures")
+        with nothing_changes(server, "signature-target"):
+            require(sender.post(sender.signed(own), body), 401, "signature-target")
+
     @pytest.mark.parametrize("name", ['alg="hmac-sha256"', 'alg="none"', 'alg="ed25519"', ""])
     def test_10_by_an_algorithm_that_the_message_chose(
         self, server: Server, sender: Sender, capture: Capture, name: str
@@ -468,7 +506,9 @@ class TestChain:
     ) -> None:
         rivals = list(alike(camera, shoot, 24))
         said: queues.SimpleQueue[Said] = queues.SimpleQueue()
-        threads = [threading.Thread(target=lambda each=each: said.put(sender.send(each))) for each in rivals]
+        threads = [
+            threading.Thread(target=lambda each=each: said.put(sender.patiently(each))) for each in rivals
+        ]
         for thread in threads:
             thread.start()
         for thread in threads:
@@ -496,6 +536,37 @@ class TestChain:
             assert registry.device("cam").status is Status.SUSPECT
             (fork,) = registry.forks("cam")
         assert fork.refused.claim == second.claim
+
+    def test_a_one_time_certificate_that_signs_a_second_capture_is_refused_and_makes_the_device_suspect(
+        self, house: Home, server: Server, camera: Camera, sender: Sender, shoot: Shoot
+    ) -> None:
+        """The folder was copied, the key that should be gone was kept, and the pool points to it again."""
+        pooled = with_one_key_twice(house, camera)
+        with camerawork(pooled, now) as work:
+            first, second = work.take(shoot()), work.take(shoot())
+        assert second.opening.previous == first.opening.link, "the chain itself is whole"
+        status, said = sender.send(first)
+        assert status == 201, said
+        with nothing_changes(server, "certificate-reused"):
+            require(sender.send(second), 409, "certificate-reused")
+            require(sender.send(second), 409, "certificate-reused")
+        with house.registry() as registry:
+            assert registry.device("cam").status is Status.SUSPECT
+            (fork,) = registry.forks("cam")
+            (row,) = registry.captures("cam")
+            shown = list(describe(registry, "cam"))
+        assert (fork.refused.claim, fork.against) == (second.claim, first.claim)
+        assert fork.refused.certificate == row.certificate
+        assert shown[0].endswith("1 captures received, 0 missing, 1 forks")
+        assert f"2\tFORK: claim {second.claim.hex()} has the one-time certificate of" in "\n".join(shown)
+        again = sender.send(first)
+        assert (again[0], again[1]["entry"]) == (200, said["entry"])
+        with beliefs(house, Chosen(), now()) as held_:
+            ((report, _),) = check_files([str(second.media)], held_, None)
+        assert report.verdict.recorded.place == (
+            "refused when it was handed in: its one-time certificate had been used up by another capture"
+            " of the device cam"
+        )
 
     def test_25_a_gap_is_accepted_and_named(self, house: Home, sender: Sender, capture: Capture) -> None:
         first, _, _, fourth = (capture() for _ in range(4))
@@ -576,6 +647,26 @@ class TestBody:
         with nothing_changes(server, "too-slow"):
             raw = raw_request(signed, b"5\r\nhello\r\n", "Transfer-Encoding: chunked\r\n")
             assert b'"too-slow"' in raw_exchange(server, raw)
+
+    def test_that_a_device_begins_without_end_take_no_more_room_than_two(
+        self, server: Server, sender: Sender, capture: Capture
+    ) -> None:
+        """Twelve announcements of half a gigabyte each, of which a little comes."""
+        request, body = sender.request(capture())
+        huge = relabelled(request, "content-length", str(500 << 20))
+        parts, answers = urlsplit(server.url), []
+        with contextlib.ExitStack() as stack, nothing_changes(server, "too-many-requests"):
+            for number in range(12):
+                connection = stack.enter_context(
+                    socket.create_connection((parts.hostname, parts.port), timeout=20)
+                )
+                connection.sendall(raw_request(sender.signed(huge), body, ""))
+                if number >= 2:
+                    answers.append(connection.recv(65536).lower())
+        assert len(answers) == 10
+        for answer in answers:
+            assert answer.startswith(b"http/1.1 429")
+            assert b"retry-after: 5" in answer
 
     def test_26_whose_length_is_said_twice(self, server: Server, sender: Sender, capture: Capture) -> None:
         request, body = sender.request(capture())
@@ -690,6 +781,78 @@ def test_the_checkpoint_is_the_same_for_every_device(sender: Sender, capture: Ca
     require(sender.exchange("GET", "/v1/checkpoint?key=../x", {}, b""), 400, "key-id-malformed")
 
 
+def test_the_checkpoint_is_the_same_for_an_hour_whichever_process_is_asked(house: Home) -> None:
+    """A checkpoint that few devices were shown would tell which captures belong together."""
+    at = now()
+    with Intake(house, "http://localhost", lambda: at) as first:
+        shown = first.checkpoint()
+    house.own.record(Kind.POLICY, {"change": "x"}, now())
+    for minutes in (1, 30, 59):
+        with Intake(house, "http://localhost", lambda: at + timedelta(minutes=minutes)) as other:  # noqa: B023
+            assert other.checkpoint() == shown
+    with Intake(house, "http://localhost", lambda: at + timedelta(minutes=61)) as later:
+        new = later.checkpoint()
+        assert new != shown
+        assert first_size(new) > first_size(shown)
+
+
+@pytest.mark.parametrize("content", ["", "{}", "[", '{"at": 7, "checkpoint": "x"}'])
+def test_a_shown_checkpoint_that_is_none_is_chosen_anew(house: Home, content: str) -> None:
+    (house.path / intake_shown.FILE).write_text(content)
+    with Intake(house, "http://localhost", now) as intake, house.ledger_to_read() as ledger:
+        assert intake.checkpoint() == ledger.checkpoint()
+
+
+def test_a_shown_checkpoint_of_another_ledger_is_not_shown(house: Home, tmp_path: Path) -> None:
+    other = create_home(tmp_path / "other", "Elsewhere", "http://localhost:8461/ocsp/", now())
+    with Intake(other, "http://localhost", now) as intake:
+        foreign = intake.checkpoint()
+    place = house.path / intake_shown.FILE
+    place.write_bytes((other.path / intake_shown.FILE).read_bytes())
+    with Intake(house, "http://localhost", now) as intake:
+        assert intake.checkpoint() != foreign
+
+
+def test_nonces_are_never_made_with_an_empty_secret(house: Home) -> None:
+    (house.path / "intake.secret").write_bytes(b"")
+    with Intake(house, "http://localhost", now) as intake:
+        nonce = intake.nonce("ab" * 32)
+    body = base64.urlsafe_b64decode(nonce)
+    empty = hmac.digest(b"", b"lightseal/intake-nonce/v1\0" + body[:-16], "sha256")[:16]
+    assert body[-16:] != empty
+    assert len((house.path / "intake.secret").read_bytes()) == 32
+
+
+def test_captures_that_a_crash_left_without_an_entry_are_counted_at_the_start(
+    house: Home, capture: Capture, caplog: pytest.LogCaptureFixture
+) -> None:
+    with Intake(house, "http://localhost", now):
+        assert "without an entry" not in caplog.text
+    opening = capture().opening
+    with house.registry() as registry:
+        some = [bytes([number]) * 32 for number in range(5)]
+        row = CaptureRow(
+            device="cam",
+            counter=opening.counter,
+            link=opening.link,
+            previous=opening.previous,
+            claim=some[0],
+            media=opening.media,
+            binding=some[1],
+            signature=some[2],
+            commitment=opening.statement.commitment,
+            certificate=some[4],
+            at=now().replace(microsecond=0),
+        )
+        registry.add_capture(row)
+    with Intake(house, "http://localhost", now):
+        assert "captures without an entry: 1;" in caplog.text
+
+
+def first_size(checkpoint: str) -> int:
+    return int(checkpoint.split("\n")[1])
+
+
 def relabelled(request: Request, name: str, value: str) -> Request:
     lines = ((key, value if key.lower() == name else line) for key, line in request.headers)
     return replace(request, headers=tuple(lines))
@@ -711,6 +874,27 @@ def raw_exchange(server: Server, raw: bytes) -> bytes:
                 if b"\r\n\r\n" in answer.getvalue() and answer.getvalue().endswith(b"}\n"):
                     break
     return answer.getvalue()
+
+
+def with_one_key_twice(house: Home, camera: Camera) -> Camera:
+    """The camera with one-time certificates: two numbers of its pool, and the same key and certificate for both."""
+    pooled, key = replace(camera, lifetime="one-time"), generate_p256()
+    plan = plan_claim_signing(
+        Subject("XX", house.organisation, "Field Camera"),
+        key.public_key,
+        secrets.randbits(127) | 1 << 126,
+        now(),
+        issuer=house.certificate("issuing"),
+        ocsp_url=house.ocsp_url,
+        days=7,
+    )
+    certificate = plan.sign(house.key("issuing"))
+    with house.registry() as registry:
+        registry.add_certificates([certificate_row(certificate, "cam", "Field Camera", "one-time", 0)])
+    store_key(pooled.path / "kept.pem", key, None)
+    chain = pem_chain(certificate, house.certificate("issuing"))
+    assert add_pool(pooled, [("file:kept.pem", chain)] * 2) == (1, 2)
+    return pooled
 
 
 def alike(camera: Camera, shoot: Shoot, count: int) -> Iterator[queue.Waiting]:

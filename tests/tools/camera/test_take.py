@@ -36,6 +36,8 @@ from tools.camera.take import (
 from tools.errors import AlreadySignedError, CertificateOverError, MediaRefusedError
 from tools.examine import Policy
 from tools.home import Home
+from tools.issuance.client import renew
+from tools.issuance.desk import own_desk
 
 ROOT = Path(__file__).parents[3]
 Shoot = Callable[..., Path]
@@ -205,6 +207,49 @@ def test_a_capture_whose_file_is_gone_after_a_crash_leaves_its_number_unused(
     taken = work.take(shoot())
     assert taken.opening.counter == 2
     assert taken.opening.previous == begun.opening.link
+
+
+def test_a_photograph_whose_card_was_out_after_a_crash_is_captured_when_the_card_is_back(
+    work: Camerawork, camera: Camera, shoot: Shoot, caplog: pytest.LogCaptureFixture
+) -> None:
+    source, other = shoot(), shoot()
+    media = hashlib.sha256(source.read_bytes()).digest()
+    with held(camera) as chain:
+        chain.begin(media, "", bytes(32), str(source), None)  # and the power was gone
+    out = source.rename(source.with_name("out"))
+    assert work.take(other).opening.counter == 2
+    assert "capture 1 stays unused" in caplog.text, "the gap is named"
+    assert media not in work.taken()
+    out.rename(source)
+    assert work.take(source).opening.counter == 3
+    assert [each.opening.media for each in waiting(camera)][-1] == media
+
+
+def test_a_key_that_is_away_after_a_crash_does_not_cost_the_capture_its_number(
+    house: Home, camera: Camera, shoot: Shoot
+) -> None:
+    source, other = shoot(), shoot()
+    with held(camera) as chain:
+        begun = chain.begin(hashlib.sha256(source.read_bytes()).digest(), "", bytes(32), str(source), None)
+    fields = {field.name: getattr(camera, field.name) for field in dataclasses.fields(camera)}
+    with camerawork(Unplugged(**fields), now) as unplugged, pytest.raises(KeyGoneError):
+        unplugged.take(other)
+    with camerawork(camera, now) as work:
+        assert work.take(other).opening.counter == 2
+    assert waiting(camera)[0].opening == begun.opening
+    require_whole(house, camera)
+
+
+def test_a_device_that_was_renewed_meanwhile_goes_on_with_its_new_key(
+    house: Home, camera: Camera, shoot: Shoot
+) -> None:
+    with camerawork(camera, now) as work:
+        work.take(shoot())
+        with own_desk(house, now) as desk:
+            renewed = renew(camera, desk)
+        assert work.take(shoot()).opening.counter == 2
+    assert renewed.key != camera.key
+    require_whole(house, camera)
 
 
 _TAKER = """

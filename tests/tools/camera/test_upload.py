@@ -24,37 +24,40 @@ from authn.media import Media
 from storage.receipt import Receipt
 from storage.registry.rows import Status
 from tools.camera import queue
+from tools.camera.exchange import Answer, Exchange, ServiceAnswerError
 from tools.camera.folder import (
     Camera,
     CameraDamagedError,
     CameraMissingError,
     add_pool,
+    clear_superseded,
     create_camera,
     read_camera,
+    update_camera,
 )
+from tools.camera.handing import Handing
 from tools.camera.home_device import camera_of
 from tools.camera.inside import ADDRESS, inside
 from tools.camera.take import CHECKPOINT, STOPPED, DeviceStoppedError, camerawork, newest_checkpoint
 from tools.camera.upload import (
     ATTEMPTS,
-    Answer,
+    CaptureHeldUpError,
     Delivered,
-    Exchange,
-    Handing,
     Outcome,
-    ServiceAnswerError,
     ServiceMissingError,
-    ServiceUnreachableError,
     Uploader,
     require_service,
 )
-from tools.errors import DeviceUnknownError, OutputExistsError
+from tools.errors import DeviceUnknownError, HomeDamagedError, OutputExistsError, ServiceUnreachableError
 from tools.founding import certificate_row, create_home
 from tools.home import Home
 from tools.intake import Intake
 from tools.issuance.own import enrol
 
 Shoot = Callable[..., Path]
+_USUAL_SIGNATURE = (
+    103  # bytes of two numbers below the order of P-384 in DER, of which one begins with a one bit
+)
 
 
 def now() -> datetime:
@@ -167,6 +170,73 @@ def test_a_busy_service_is_asked_again_when_it_says(camera: Camera, intake: Inta
     network = Faulty(intake, [busy, refused("disk-unusable", 503)])
     assert deliver(network.uploader(camera))[0].outcome is Outcome.RECEIVED
     assert network.slept == [7.0, 2.0]
+
+
+def test_a_service_behind_a_proxy_that_says_busy_in_its_own_words_is_asked_again(
+    camera: Camera, intake: Intake, capture: Capture
+) -> None:
+    capture()
+    network = Faulty(intake, [Answer(502, {}, b"<html>Bad Gateway"), Answer(429, {}, b"")])
+    assert deliver(network.uploader(camera))[0].outcome is Outcome.RECEIVED
+
+
+@pytest.mark.parametrize("code", ["worker-died", "worker-timeout", "system-refused", "anything"])
+def test_a_fault_of_the_service_gives_no_capture_up_and_holds_up_no_other(
+    camera: Camera, intake: Intake, capture: Capture, code: str
+) -> None:
+    first, second = capture(), capture()
+    network = Faulty(intake, [refused(code, 503)] * ATTEMPTS)
+    held_up, done = network.uploader(camera).deliver()
+    assert isinstance(held_up, CaptureHeldUpError)
+    assert isinstance(done, Delivered)
+    assert done.waiting == second
+    assert not first.settled
+    assert deliver(Faulty(intake).uploader(camera))[0].waiting == first
+
+
+def test_a_service_that_cannot_take_two_captures_on_end_is_not_asked_for_all(
+    camera: Camera, intake: Intake, capture: Capture
+) -> None:
+    waiting = [capture() for _ in range(3)]
+    network = Faulty(intake, [refused("ledger-busy", 503)] * 3 * ATTEMPTS)
+    with pytest.raises(ServiceUnreachableError):
+        list(network.uploader(camera).deliver())
+    assert network.posts == 2 * ATTEMPTS
+    assert not any(each.settled for each in waiting)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        Answer(200, {}, b"<html>Welcome to the hotel"),
+        Answer(302, {"location": "http://login/"}, b""),
+        Answer(403, {}, b'{"message": "Forbidden"}'),
+        Answer(403, {}, b'{"error": {"code": 7}, "reason": "x", "remedy": "y"}'),
+        Answer(403, {}, b"<html>Blocked"),
+        Answer(404, {}, b""),
+        Answer(422, {}, b"[]"),
+    ],
+)
+def test_what_somebody_else_answers_is_no_word_about_a_capture(
+    camera: Camera, intake: Intake, capture: Capture, answer: Answer
+) -> None:
+    waiting = capture()
+    with pytest.raises(ServiceAnswerError):
+        deliver(Faulty(intake, [answer]).uploader(camera))
+    assert not waiting.settled
+    assert deliver(Faulty(intake).uploader(camera))[0].outcome is Outcome.RECEIVED
+
+
+def test_a_busy_service_is_asked_for_its_checkpoint_again(camera: Camera, intake: Intake) -> None:
+    answers = [Answer(503, {}, b"<html>"), Answer(429, {"retry-after": "3"}, b"")]
+    slept: list[float] = []
+
+    def exchange(request: Request, body: IO[bytes] | None) -> Answer:
+        return answers.pop(0) if answers else inside(intake)(request, body)
+
+    Uploader(camera, exchange, now, slept.append).refresh()
+    assert slept == [1.0, 3.0]
+    assert newest_checkpoint(camera)
 
 
 @pytest.mark.parametrize("code", ["nonce-expired", "nonce-unknown", "signature-stale"])
@@ -302,7 +372,12 @@ def test_a_receipt_that_proves_nothing_is_not_kept(
 
 
 @pytest.mark.parametrize(
-    "body", [b"", b"[]", b"<html>", b"{}", b'{"at": "x", "checkpoint": "y"}', b"[" * 100_000]
+    "body",
+    [
+        *(b"", b"[]", b"<html>", b"{}", b"[" * 100_000, b'{"at": "x", "checkpoint": "y"}'),
+        b'{"at": "0001-01-01T00:00:00+23:59", "checkpoint": "y"}',
+        b'{"at": "9999-12-31T23:59:59+00:00", "checkpoint": "y"}',
+    ],
 )
 def test_an_answer_that_is_none_is_an_error_of_ours(camera: Camera, body: bytes) -> None:
     uploader = Uploader(camera, lambda _, __: Answer(200, {}, body), now, lambda _: None)
@@ -346,6 +421,46 @@ def test_a_device_without_a_service_cannot_hand_in(camera: Camera, service: str 
         require_service(dataclasses.replace(camera, service=service))
 
 
+def test_a_crash_between_chain_and_key_leaves_the_device_its_old_key_and_chain(
+    house: Home, camera: Camera, shoot: Shoot
+) -> None:
+    """The second of the two files cannot be written: as if the power went between them."""
+    key = generate_p256()
+    plan = plan_claim_signing(
+        Subject("XX", house.organisation, "Field Camera"),
+        key.public_key,
+        secrets.randbits(127) | 1 << 126,
+        now(),
+        issuer=house.certificate("issuing"),
+        ocsp_url=house.ocsp_url,
+        days=7,
+    )
+    chain = pem_chain(plan.sign(house.key("issuing")), house.certificate("issuing"))
+    unwritable = dataclasses.replace(camera, key="file:key-00000000.pem", service=b"no text")  # type: ignore[arg-type]
+    with pytest.raises(TypeError):
+        update_camera(unwritable, chain)
+    with camerawork(camera, now) as work:
+        work.take(shoot())
+    house.device("cam").key.close()
+    store_key(camera.path / "key-00000000.pem", key, None)
+    renewed = update_camera(dataclasses.replace(camera, key="file:key-00000000.pem", service=None), chain)
+    clear_superseded(renewed)
+    found = sorted(each.name for each in camera.path.iterdir() if each.suffix == ".pem")
+    assert found == sorted(["key-00000000.pem", renewed.chain]), "what is not in use is gone"
+    assert house.device("cam").chain == renewed.device().chain
+    assert renewed.device().chain[0].public_key() == key.public_key
+
+
+@pytest.mark.parametrize("name", ["../chain.pem", "/etc/chain.pem", "key.pem", 7, "chain-x.pem"])
+def test_a_chain_that_lies_elsewhere_is_not_read(house: Home, camera: Camera, name: object) -> None:
+    place = camera.path / "device.json"
+    place.write_text(json.dumps({**json.loads(place.read_text()), "chain": name}))
+    with pytest.raises(CameraDamagedError):
+        read_camera(camera.path)
+    with pytest.raises(HomeDamagedError):
+        house.enrolled("cam")
+
+
 def test_a_camera_folder_is_read_as_it_was_written(house: Home, tmp_path: Path) -> None:
     camera = Camera(
         tmp_path / "new",
@@ -384,8 +499,11 @@ def elsewhere(tmp_path: Path) -> Home:
     return made
 
 
-def with_pool(house: Home, name: str, count: int) -> Camera:
-    """A one-time device of the home, with certificates in its pool as the authority would issue them."""
+def with_pool(house: Home, name: str, count: int, at: datetime | None = None) -> Camera:
+    """A one-time device of the home, with certificates in its pool as the authority would issue them.
+
+    All of one length and one moment: what differs by chance between any two would tell nothing.
+    """
     camera = dataclasses.replace(camera_of(house, name), lifetime="one-time")
     issuing, authority = house.certificate("issuing"), house.key("issuing")
     pool = camera.path / "pool"
@@ -393,17 +511,20 @@ def with_pool(house: Home, name: str, count: int) -> Camera:
     issued = []
     for number in range(1, count + 1):
         key = generate_p256()
-        plan = plan_claim_signing(
-            Subject("XX", house.organisation, "Field Camera"),
-            key.public_key,
-            secrets.randbits(127) | 1 << 126,
-            now(),
-            issuer=issuing,
-            ocsp_url=house.ocsp_url,
-            days=7,
-        )
+        while True:
+            plan = plan_claim_signing(
+                Subject("XX", house.organisation, "Field Camera"),
+                key.public_key,
+                secrets.randbits(127) | 1 << 126,
+                at or now(),
+                issuer=issuing,
+                ocsp_url=house.ocsp_url,
+                days=7,
+            )
+            certificate = plan.sign(authority)
+            if len(certificate.signature) == _USUAL_SIGNATURE:
+                break
         store_key(pool / f"{number:06}.key.pem", key, None)
-        certificate = plan.sign(authority)
         with house.registry() as registry:
             registry.add_certificates([certificate_row(certificate, name, "Field Camera", "one-time", 0)])
         issued.append((f"file:pool/{number:06}.key.pem", pem_chain(certificate, issuing)))
@@ -416,9 +537,9 @@ def test_two_captures_of_a_one_time_device_share_nothing_that_another_devices_do
 ) -> None:
     """Whatever both records of one device hold, a record of another device of the product holds as well."""
     enrol(house, "other", "Field Camera", now())
-    records = []
+    records, at = [], now()
     for name, count in (("cam", 2), ("other", 1)):
-        camera = with_pool(house, name, count)
+        camera = with_pool(house, name, count, at)
         uploader = Faulty(intake).uploader(camera)
         uploader.refresh()
         with camerawork(camera, now) as work:

@@ -65,6 +65,37 @@ def test_drafts_links_empty_files_and_other_types_are_left_alone(tmp_path: Path)
     assert looked(watch, 1) == ["b.jpg"]
 
 
+def test_what_lies_there_like_a_capture_and_is_none_is_named_once(tmp_path: Path) -> None:
+    card = tmp_path / "card"
+    card.mkdir()
+    (card / "good.jpg").write_bytes(b"x")
+    (card / ".draft.jpg").touch()
+    (card / "notes.txt").touch()
+    (card / "empty.jpg").touch()
+    (card / "link.jpg").symlink_to(tmp_path / "nowhere.jpg")
+    os.mkfifo(card / "pipe.jpg")
+    watch = Watch(card, 2)
+
+    def said(at: float) -> list[tuple[str, str]]:
+        return [(path.name, why) for path, why in watch.passed_over(at)]
+
+    assert said(0) == [], "a file that is just being made is empty too"
+    assert said(1) == []
+    expected = [
+        ("empty.jpg", "it is empty"),
+        ("link.jpg", "a link is not followed"),
+        ("pipe.jpg", "it is no file"),
+    ]
+    assert said(2) == expected
+    assert said(3) == said(100) == [], "once"
+    (card / "empty.jpg").write_bytes(b"x")
+    (card / "link.jpg").unlink()
+    assert said(101) == []
+    (card / "link.jpg").symlink_to(tmp_path / "nowhere.jpg")
+    said(102)
+    assert said(104) == [("link.jpg", "a link is not followed")], "another one, by the same name"
+
+
 def test_a_folder_that_is_none_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(NotAFileError):
         list(Watch(tmp_path / "nowhere", 1).look(0))
