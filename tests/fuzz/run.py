@@ -34,7 +34,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any, NoReturn
 
 if TYPE_CHECKING:
-    from targets import Target
+    from target import Target
 
 ROOT = Path(__file__).parents[2]
 CPU_SECONDS = 2.0
@@ -43,7 +43,16 @@ STUCK_SECONDS = 30.0
 """After this long without an end, even our own signal was not heard: the parent kills."""
 MEMORY = 4 << 30
 MAX_RESTARTS = 20
-OWN = ("authn", "storage", "detector.metadata", "tools.acceptance")
+OWN = (
+    "authn",
+    "storage",
+    "detector.metadata",
+    "tools.acceptance",
+    "tools.camera.folder",
+    "tools.issuance",
+    "tools.revoking",
+    "tools.trust_bundle",
+)
 """What is instrumented: the code of every target."""
 KEPT_FILES, KEPT_BYTES = 12, 20 << 10
 """How much of what a run reached is kept for each target, all files together."""

@@ -3,20 +3,22 @@
 A target is a function of bytes. It may return, or raise one of its refusals;
 anything else is a finding: another exception, a broken property, a crash, a hang.
 The seeds are the test vectors beside these tests, and what lies in `corpus`.
+Readers of what devices and operators send are in `device_targets`.
 """
 
 import functools
 import io
 import itertools
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import Any
 
 import cbor2
 import seeds
 from cryptography.hazmat.primitives.serialization import Encoding
+from device_targets import DEVICE_TARGETS
+from target import HERE, BrokenPropertyError, Target, must
 
 from authn import attached, cbor, claim, claims, cose, crl, der, errors, jumbf, keys, ocsp
 from authn.cawg import check_identities
@@ -44,40 +46,10 @@ from storage.proof import InclusionProof
 from storage.receipt import Receipt
 from tools.acceptance import AcceptancePolicy, PolicyError
 
-HERE = Path(__file__).parent
+__all__ = ["HERE", "MAX_INPUT", "TARGETS", "Target"]
+
 AT = datetime(2030, 1, 1, tzinfo=UTC)
 MAX_INPUT = 96 << 10
-
-
-class BrokenPropertyError(AssertionError):
-    """An answer was given, and it is wrong."""
-
-
-@dataclass(frozen=True, slots=True)
-class Target:
-    """A reader: `run` may raise `refusals` and nothing else. `shape` names how its inputs are changed.
-
-    What `run` returns tells kinds of answers apart, where there are several.
-    """
-
-    name: str
-    run: Callable[[bytes], object]
-    refusals: tuple[type[Exception], ...]
-    shape: str
-    made: Callable[[], Iterator[bytes]]
-    cost: int = 1
-    """How many times longer one input takes than those of the other readers, roughly."""
-
-    def seeds(self) -> list[bytes]:
-        """Every input to start from, in one order."""
-        kept = sorted((HERE / "corpus" / self.name).glob("*"))
-        return [*self.made(), *(path.read_bytes() for path in kept)]
-
-
-def must(held: object, what: str) -> None:
-    """State a property of an answer."""
-    if not held:
-        raise BrokenPropertyError(what)
 
 
 # --- The signed record
@@ -446,5 +418,6 @@ TARGETS = {
         Target("receipt", _receipt, _UNPROVED, "text", lambda: seeds.files(seeds.RECORDS, "receipt*.json")),
         Target("entry", _entry, (MalformedError,), "text", seeds.part("entry")),
         Target("payload", _payload, (MalformedError,), "text", seeds.part("payload", "entry")),
+        *DEVICE_TARGETS,
     )
 }

@@ -23,7 +23,7 @@ pytestmark = [
 
 
 def _beside(name: str) -> Any:
-    """A module of this folder, which is no package; `targets` imports `seeds` by that name."""
+    """A module of this folder, which is no package; others of it import it by that name."""
     if name not in sys.modules:
         spec = importlib.util.spec_from_file_location(name, HERE / f"{name}.py")
         assert spec is not None
@@ -33,7 +33,9 @@ def _beside(name: str) -> Any:
     return sys.modules[name]
 
 
-_, mutate, targets, run = map(_beside, ("seeds", "mutate", "targets", "run"))
+for _first in ("target", "seeds", "device_seeds", "device_targets"):
+    _beside(_first)
+mutate, targets, run = map(_beside, ("mutate", "targets", "run"))
 NAMES = sorted(targets.TARGETS)
 
 
@@ -150,7 +152,7 @@ def test_the_command_fuzzes_and_says_what_it_did(tmp_path: Path) -> None:
 def test_without_the_guided_fuzzer_inputs_that_are_answered_in_a_new_way_are_kept(tmp_path: Path) -> None:
     unguided = (
         f"import sys; sys.modules['atheris'] = None; sys.path.insert(0, {str(HERE)!r});"
-        f"import pathlib, run, targets; targets.HERE = pathlib.Path({str(tmp_path)!r}) / 'none';"
+        f"import pathlib, run, target; target.HERE = pathlib.Path({str(tmp_path)!r}) / 'none';"
         f"run.child('checkpoint', 1.0, pathlib.Path({str(tmp_path)!r}), 1)"
     )
     done = subprocess.run([sys.executable, "-c", unguided], capture_output=True, text=True, check=False)
