@@ -89,7 +89,7 @@ def measure(plan: Plan) -> Report:
         ledger = stack.enter_context(home.ledger())
         sdk = stack.enter_context(manifest.Sdk())
         policy = Policy(home.lists(), _now())
-        desk = Desk(home, ledger, policy.lists(), sdk, home.authority(_now))
+        desk = Desk(home, ledger, policy.lists(), sdk, home.authority(_now, ledger))
         rng = np.random.default_rng(20260101)
         rows = [
             *_media(desk, device, folder, plan, rng),

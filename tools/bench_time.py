@@ -15,10 +15,11 @@ from authn.timestamp.authority import Authority, Safeguards, serials_from
 from authn.timestamp.clock import Tolerances, Watch
 from authn.timestamp.doubling import bare_signer_of
 from authn.timestamp.request import TimeStampRequest
+from tools.clock import steady
 from tools.errors import UsageError
 from tools.figures import Row
 from tools.home import TIME_STAMP_POLICY, Home
-from tools.time_server import TimeService, steady, time_unit
+from tools.time_server import TimeService, time_unit
 from tools.timing import NO_FLOOR, in_turn, ratio, seconds
 
 AT_MOST = 3.0
@@ -36,6 +37,7 @@ def _token(home: Home, rounds: int) -> Row:
     if not isinstance(key, SigningKey):
         raise UsageError("the floor is measured with a time-stamping key in a file")
     started = _now()
+    floor_second = started.replace(microsecond=0)  # as a ledger has it
     watch = Watch(started, steady, Tolerances())
     unit = Authority(
         key,
@@ -43,8 +45,9 @@ def _token(home: Home, rounds: int) -> Row:
         TIME_STAMP_POLICY,
         _now,
         serials_from(time.time_ns()),
-        Safeguards(watch.doubt, lambda: started),
+        Safeguards(watch.doubt, lambda: floor_second),
     )
+    unit.require_time()  # a refusal would be quick
     bare = bare_signer_of(key)
 
     def sign() -> None:

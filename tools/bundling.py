@@ -1,6 +1,6 @@
 """Put together the evidence bundle of one report: what the worker kept, the ledger's proof, the lists."""
 
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 
 from authn.evidence import Signature, Signer
@@ -43,7 +43,14 @@ def bundle_up(
         _log_key(receipt, held.keys) if receipt else None,
         held.policy.files,
     )
-    write_bundle(path, contents, _seal(home, report.engine.checked_at) if home else None)
+    if home is None:
+        write_bundle(path, contents, None)
+        return
+    # The seal is dated when it is made; the report says when the file was checked.
+    with home.ledger_to_read() as ledger:
+        unit = home.authority(_now, ledger)
+        unit.require_time()
+        write_bundle(path, contents, Seal.of(home.device(SERVICE), unit, *home.own_lists()))
 
 
 def _log_key(receipt: Receipt, keys: tuple[VerifierKey, ...]) -> VerifierKey | None:
@@ -59,5 +66,5 @@ def _tokens(kept: Kept) -> tuple[Token, ...]:
     )
 
 
-def _seal(home: Home, now: datetime) -> Seal:
-    return Seal.of(home.device(SERVICE), home.authority(lambda: now), *home.own_lists())
+def _now() -> datetime:
+    return datetime.now(UTC)

@@ -20,10 +20,18 @@ from authn.signer import Lists
 from authn.trust import MAX_LIST_BYTES, Purpose, TrustList
 from storage.note import VerifierKey
 from storage.receipt import Receipt
+from storage.registry.errors import RegistryError
 from tools.acceptance import MAX_POLICY_BYTES, AcceptancePolicy, unmet
 from tools.confine import Limits
 from tools.contradictions import Contradiction, contradictions
-from tools.errors import Error, UnreadableError, UsageError, WorkerDiedError, WorkerTimeoutError
+from tools.errors import (
+    Error,
+    HomeOutdatedError,
+    UnreadableError,
+    UsageError,
+    WorkerDiedError,
+    WorkerTimeoutError,
+)
 from tools.examine import Examined, Policy, obstacle
 from tools.home import Home
 from tools.online import Asked, Cache, Inquiry, Outcome, UnansweredError, ask, fetch
@@ -116,21 +124,28 @@ def beliefs(home: Home | None, chosen: Chosen, now: datetime) -> Beliefs:
         None if policy.statuses == NO_STATUSES else policy.statuses.digest.hex(),
         None if sidecar is None else hashlib.sha256(sidecar).hexdigest(),
     )
+    book, aside = _book(home) if home else (None, ())
     return Beliefs(
         policy,
-        _book(home) if home else None,
+        book,
         keys,
         engine,
         _acceptance(chosen.policy),
         Asking((*lists.signers, *lists.time_stampers), cache) if chosen.online else None,
-        (*_aside(chosen.sidecar), *_staleness(lists, at), *damaged),
+        (*_aside(chosen.sidecar), *_staleness(lists, at), *damaged, *aside),
     )
 
 
-def _book(home: Home) -> Book:
+def _book(home: Home) -> tuple[Book, tuple[Finding, ...]]:
+    """The home's ledger and registry; that the second cannot be asked is told, and keeps nobody from the first."""
     ledger = home.ledger_to_read()
     try:
-        return Book(ledger, home.own.keys, home.registry_if_any(), home.witnesses())
+        return Book(ledger, home.own.keys, home.registry(), home.witnesses()), ()
+    except (HomeOutdatedError, RegistryError) as error:
+        said = f"what this home knows of its devices and of withdrawals was not asked: {error}"
+        return Book(ledger, home.own.keys, None, home.witnesses()), (
+            Finding.fails(Code.REVOCATION_CHECKED, said),
+        )
     except BaseException:
         ledger.close()
         raise

@@ -4,13 +4,16 @@ import json
 import os
 import sys
 from contextlib import closing
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import click
 
-from tools.invocation import FILE, home_of, now
+from tools.invocation import FILE, Moment, home_of, now
 
+_MAX_RULES = 1 << 20
+_MAX_TOKEN = 1 << 10
+_MAX_KEY = 64 << 10
 _LIFETIMES = ["standard", "session", "one-time"]
 
 
@@ -32,7 +35,9 @@ def product() -> None:
 @click.option(
     "--rules",
     type=FILE,
-    help="JSON with what evidence must show: parts 'android', 'app-attest', 'tpm'.",
+    help="JSON with what evidence must show: parts 'android', 'app-attest', 'tpm'. With "
+    '"operator-vouches": true the operator vouches for where a device with a token says that its '
+    "key is (E1); a device enrolled here he vouches for anyway.",
 )
 @click.pass_context
 def add_product(context: click.Context, name: str, lifetime: str, minimum: str, rules: Path | None) -> None:
@@ -40,12 +45,14 @@ def add_product(context: click.Context, name: str, lifetime: str, minimum: str, 
     from authn.identity import Subject
     from storage.payload import canonical
     from storage.registry.rows import Product
-    from tools.home import content_of
+    from tools.check import bounded
     from tools.issuance.judging import require_rules
+    from tools.issuance.registration import require_for_devices
 
     home = home_of(context)
+    require_for_devices(name)
     Subject("XX", home.organisation, name)  # what no certificate could name is refused now
-    data = b"{}" if rules is None else canonical(_parsed(content_of(rules)))
+    data = b"{}" if rules is None else canonical(_parsed(bounded(rules, _MAX_RULES, "file of rules")))
     require_rules(data)
     at = now().replace(microsecond=0)
     with home.registry() as registry:
@@ -72,8 +79,9 @@ def device_token(context: click.Context, product_name: str, out: Path, hours: in
     import hashlib
     import secrets
 
-    from tools.issuance.registration import TOKEN_BYTES
+    from tools.issuance.registration import TOKEN_BYTES, require_for_devices
 
+    require_for_devices(product_name)
     token, expires = secrets.token_bytes(TOKEN_BYTES), now() + timedelta(hours=hours)
     with home_of(context).registry() as registry:
         registry.product(product_name)
@@ -179,18 +187,30 @@ def device_activate(context: click.Context, name: str, why: str) -> None:
 @click.option(
     "--status-list", type=FILE, help="Google's list of withdrawn attestation certificates, as fetched."
 )
+@click.option(
+    "--fetched", type=Moment(), help="When it was fetched; needed, for the list itself does not say."
+)
+@click.option("--older", is_flag=True, help="Use the list although the one in use is newer.")
 @click.pass_context
-def device_judge(context: click.Context, status_list: Path | None) -> None:
+def device_judge(
+    context: click.Context, status_list: Path | None, fetched: datetime | None, *, older: bool
+) -> None:
     """Judge all evidence again, by a new status list if one is given, and print what changed.
 
     Exit status 3 if something did. A device whose evidence fell is suspect.
     """
-    from tools.issuance.judge_again import install_status_list, judge_again
+    from tools.errors import UsageError
+    from tools.issuance.judge_again import judge_again, read_status_list, require_not_older, use_status_list
 
     home = home_of(context)
+    if status_list is None and (fetched is not None or older):
+        raise UsageError("--fetched and --older are about a --status-list")
     if status_list is not None:
-        dated = install_status_list(home, status_list, now())
-        click.echo(f"The status list of {dated:%Y-%m-%d %H:%M} UTC is in use.")
+        status = read_status_list(status_list, fetched, now())
+        if not older:
+            require_not_older(home, status)
+        use_status_list(home, status)
+        click.echo(f"The status list of {status.dated:%Y-%m-%d %H:%M} UTC is in use.")
     changes = judge_again(home, now())
     for change in changes:
         click.echo(f"{change.device}\t{change.kind}\t{change.before} -> {change.after}\t{change.why}")
@@ -211,13 +231,14 @@ def ra() -> None:
 @click.pass_context
 def serve_ra(context: click.Context, place: Path | None, host: str, port: int) -> None:
     """Take enrolments over HTTP; 'lightseal ca serve' runs beside it, as another user if possible."""
+    from tools.decisions import decisions_told
     from tools.issuance.authority_server import RemoteAuthority, socket_of
     from tools.issuance.desk import desk_of
     from tools.registration_app import application
     from tools.serving import serve
 
     home = home_of(context)
-    with desk_of(home, RemoteAuthority(place or socket_of(home.path)), now) as desk:
+    with decisions_told(), desk_of(home, RemoteAuthority(place or socket_of(home.path)), now) as desk:
         serve(application(desk), host, port, click.echo)
 
 
@@ -229,44 +250,55 @@ def serve_ra(context: click.Context, place: Path | None, host: str, port: int) -
 )
 @click.pass_context
 def ca_serve(context: click.Context, place: Path | None, address: str | None, ra_key: Path | None) -> None:
-    """Certify what the registration authority approved, once the ledger has it; over a socket only."""
+    """Certify what the registration authority approved, once the ledger has it; over a socket only.
+
+    Meanwhile it renews lists and responders' certificates of the authorities whose keys are here. What
+    an interrupted 'revoke' left undone is finished first. After 'ca rotate' it issues from the new one.
+    """
     import secrets
 
     from authn.custody.opening import open_provider
     from authn.public_key import read_public_key
-    from tools.home import content_of
+    from tools.check import bounded
     from tools.issuance.authority import Authority
     from tools.issuance.authority_server import run, socket_of
     from tools.issuance.desk import REGISTRATION_KEY
+    from tools.revoking import catch_up
+    from tools.status_lists import looking_after
 
     home = home_of(context)
     if ra_key is not None:
-        public = read_public_key(content_of(ra_key))
+        public = read_public_key(bounded(ra_key, _MAX_KEY, "public key"))
     else:
         with closing(home.key(REGISTRATION_KEY)) as registration:
             public = registration.public_key
     key = home.key(home.issuers()[-1]) if address is None else open_provider(address)
-    with closing(key), Authority(home, key, public, now, secrets.token_bytes) as authority:
+    catch_up(home)
+    with (
+        closing(key),
+        Authority(home, key, public, now, secrets.token_bytes) as authority,
+        looking_after(home.path, now),
+    ):
         run(authority, place or socket_of(home.path), click.echo)
 
 
 def _token(path: Path) -> bytes:
+    from tools.check import bounded
     from tools.errors import UsageError
-    from tools.home import content_of
 
     try:
-        return bytes.fromhex(content_of(path).decode("ascii").strip())
+        return bytes.fromhex(bounded(path, _MAX_TOKEN, "token file").decode("ascii").strip())
     except ValueError as error:
         raise UsageError(f"{path} holds no token") from error
 
 
 def _parsed(data: bytes) -> dict[str, object]:
-    from tools.errors import UsageError
+    from tools.issuance.errors import RulesError
 
     try:
         rules = json.loads(data)
     except (ValueError, RecursionError) as error:
-        raise UsageError("the rules are not JSON") from error
+        raise RulesError("the rules are not JSON") from error
     if not isinstance(rules, dict):
-        raise UsageError("the rules are no JSON object")
+        raise RulesError("the rules are no JSON object")
     return rules

@@ -29,6 +29,13 @@ def tsa() -> None:
     type=FILE,
     help="A C2SP tlog-policy, instead of the home's: no token is dated before what these witnessed.",
 )
+@click.option(
+    "--per-second",
+    type=click.FloatRange(0.01, 10_000),
+    default=50.0,
+    show_default=True,
+    help="Tokens that are given to all together, in the long run; at once ten times as many. Each stays in the ledger.",
+)
 @click.pass_context
 def serve_tsa(
     context: click.Context,
@@ -37,11 +44,12 @@ def serve_tsa(
     peers: tuple[str, ...],
     agreeing: int | None,
     witnesses: Path | None,
+    per_second: float,
 ) -> None:
     """Answer time-stamp queries over HTTP with the home's unit; each token is in the ledger before it leaves.
 
     Nobody is asked for the time unless --peer names them. While the clock cannot be relied on,
-    every answer is a refusal that says why.
+    every answer is a refusal that says why. Who asks too often is answered 429 with Retry-After.
     """
     from storage.policy import MAX_POLICY_BYTES, Policy
     from tools.check import bounded
@@ -56,7 +64,7 @@ def serve_tsa(
         policy = Policy.parse(text.decode("utf-8", "replace"))  # what is no UTF-8 is no key or name either
     service = TimeService(peers, agreeing, policy)
     with time_unit(home, service, now) as unit:
-        serve(time_app(unit), host, port, click.echo)
+        serve(time_app(unit, per_second), host, port, click.echo)
 
 
 @tsa.command("renew")

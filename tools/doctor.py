@@ -256,7 +256,8 @@ def _parse_time_stampers(path: Path) -> str:
 
 def _keys(home: Path) -> Capability:
     """Whether only their owner can read the keys, of devices and the service too. Does not open them."""
-    keys = sorted((*home.glob("keys/*.pem"), *home.glob("*/key.pem"), *home.glob("devices/*/key.pem")))
+    places = ("keys/*.pem", "*/key.pem", "devices/*/key*.pem", "devices/*/pool/*.key")
+    keys = sorted(path for place in places for path in home.glob(place))
     if not keys:
         return Capability("keys", State.MISSING, f"{home} holds none", "restore it, or name another home")
     exposed = [path for path in keys if stat.S_IMODE(path.stat().st_mode) & 0o077]

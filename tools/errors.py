@@ -55,6 +55,13 @@ class UnwritableError(Error):
     remedy = "Check the folder, and that you may write there."
 
 
+class ServiceUnreachableError(Error):
+    """A service did not answer; what was to be sent waits where it is."""
+
+    code = "service-unreachable"
+    remedy = "Check the address and the network, then run the same command again; nothing is lost meanwhile."
+
+
 class SystemRefusedError(Error):
     """The operating system refused something that no other error here is about."""
 
@@ -175,6 +182,13 @@ class DeviceUnknownError(Error):
 
     code = "device-unknown"
     remedy = "Run 'lightseal device list' to see the enrolled devices."
+
+
+class DeviceHeldError(Error):
+    """The device is suspended, suspect, withdrawn or not ready, so nothing new is signed in its name."""
+
+    code = "device-held"
+    remedy = "See why with 'lightseal device captures NAME'; 'lightseal device activate' ends a suspension."
 
 
 class DeviceExistsError(Error):

@@ -44,7 +44,7 @@ from storage.registry.rows import Device as DeviceRow
 from storage.registry.rows import IssuedCertificate, Product, Status
 from tools.ceremony import fresh_serial
 from tools.errors import UsageError
-from tools.home import SCHEMA, SERVICE, Home, content_of, open_home, require_valid
+from tools.home import SCHEMA, SERVICE, SERVICE_PRODUCT, Home, content_of, open_home, require_valid
 from tools.output import built_beside
 from tools.own_log import OwnLog
 
@@ -88,27 +88,31 @@ def create_home(
 
 
 def complete_home(home: Home, at: datetime) -> bool:
-    """Give a home of an earlier version its registry, with the devices it enrolled; whether there was none."""
-    if (found := home.registry_if_any()) is not None:
-        found.close()
-        return False
+    """Give a home of an earlier version its registry, with the devices it enrolled; whether any was missing.
+
+    Goes on where an earlier run was interrupted.
+    """
     for name in _OWN_KEYS:
         with contextlib.suppress(KeyFileError):  # a file that an interrupted run left is as good
             store_key(home.path / "keys" / f"{name}.pem", generate_p256(), None)
-    with Registry.create(home.registry_url) as registry:
+    added = False
+    with home.registry_if_any() or Registry.create(home.registry_url) as registry:
+        known = {each.name for each in registry.devices()}
         for name in (SERVICE, *home.devices()):
             device = home.enrolled(name)
             leaf = device.chain[0]
-            product = certificate_facts(leaf).name
-            _know_product(home, registry, product, at)
-            registry.add_device(
-                DeviceRow(
-                    name, product, device.salt, Status.ACTIVE, None, SOFTWARE_KEY, leaf.not_valid_before_utc
+            if registry.certificate(issuer_key_id(leaf), f"{leaf.serial_number:x}") is not None:
+                continue
+            product, begun = certificate_facts(leaf).name, leaf.not_valid_before_utc
+            if name not in known:
+                _know_product(home, registry, product, at)
+                registry.add_device(
+                    DeviceRow(name, product, device.salt, Status.ACTIVE, None, SOFTWARE_KEY, begun)
                 )
-            )
             entry = json.loads(content_of(home.device_folder(name) / "device.json"))["entry"]
             registry.add_certificates([certificate_row(leaf, name, product, "standard", int(entry))])
-    return True
+            added = True
+    return added
 
 
 def _furnish(home: Home, plan: LogPlan, host: str, at: datetime) -> None:
@@ -120,7 +124,7 @@ def _furnish(home: Home, plan: LogPlan, host: str, at: datetime) -> None:
         for name in _OWN_KEYS:
             store_key(home.path / "keys" / f"{name}.pem", generate_p256(), None)
         with Registry.create(home.registry_url) as registry:
-            _furnished(home, ledger, registry, home.path / SERVICE, SERVICE, "Lightseal Signing Service", at)
+            _furnished(home, ledger, registry, home.path / SERVICE, SERVICE, SERVICE_PRODUCT, at)
 
 
 def _follow(home: Home, ledger: Ledger, note: bytes, at: datetime) -> None:

@@ -19,7 +19,8 @@ from authn.device import Certificate, Device, Enrolled, read_chain
 from authn.errors import CertificateError
 from authn.keys import KeyProvider, open_key
 from authn.profile import Profile
-from authn.timestamp.authority import Authority, Reserved
+from authn.timestamp.authority import Authority, Reserved, Safeguards
+from authn.timestamp.clock import Tolerances, Watch
 from authn.trust import Purpose
 from storage.audit import AuditReport, AuditState
 from storage.ledger import Ledger
@@ -28,6 +29,7 @@ from storage.policy import Policy
 from storage.registry.errors import RegistryMissingError
 from storage.registry.registry import Registry
 from tools import own_log
+from tools.clock import Floor, steady
 from tools.errors import (
     CertificateOverError,
     ClockBehindError,
@@ -39,15 +41,19 @@ from tools.errors import (
     UsageError,
 )
 from tools.own_log import OwnLog
+from tools.published import InForce
 from tools.serials import SERIALS, SerialFile
 from tools.trust import ListFile, list_files
 
 SCHEMA = "lightseal-home/1"
 SERVICE = "service"
+SERVICE_PRODUCT = "Lightseal Signing Service"
+"""What the service's certificate names, and no device's."""
 # RFC 3161 wants a policy; this one is ours alone, under the arc for examples (RFC 5612 has none for OIDs).
 TIME_STAMP_POLICY = "1.3.6.1.4.1.32473.1"
 MAX_PART_BYTES = 1 << 20
 
+_CHAIN_FILE = re.compile(r"chain(-[0-9a-f]{8})?\.pem")
 _DEVICE_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 
 
@@ -125,11 +131,22 @@ class Home:
         """Sign a checkpoint with the log's keys."""
         return self.own.signer()(text)
 
-    def authority(self, now: Callable[[], datetime]) -> Authority:
-        """The home's own time-stamp authority, as a function from query to reply."""
-        serials = Reserved(SerialFile(self.path / SERIALS, now))
+    def authority(self, now: Callable[[], datetime], ledger: Ledger) -> Authority:
+        """The home's own time-stamp authority, as a function from query to reply.
+
+        Refuses once `now` was set since, and behind what is on record in `ledger`, which has to stay
+        open. What it gives is for the caller to record.
+        """
+        policy = self.witnesses()
+        floor = Floor(ledger, None if policy is None else InForce(self.own, policy))
+        watch = Watch(now(), steady, Tolerances())
         return Authority(
-            self.key("time-stamping"), (self.certificate("time-stamping"),), TIME_STAMP_POLICY, now, serials
+            self.key("time-stamping"),
+            (self.certificate("time-stamping"),),
+            TIME_STAMP_POLICY,
+            now,
+            Reserved(SerialFile(self.path / SERIALS, now)),
+            Safeguards(lambda moment: floor.doubt() or watch.doubt(moment), floor.lately),
         )
 
     def run_results(self, run: str) -> Path:
@@ -155,7 +172,7 @@ class Home:
         folder = self.device_folder(name)
         try:
             about = json.loads(content_of(folder / "device.json"))
-            chain = read_chain(content_of(folder / "chain.pem"))
+            chain = read_chain(content_of(folder / chain_file(about)))
             if not chain:
                 raise HomeDamagedError(f"the record of device {name} holds no certificate")
             lifetime, address = str(about.get("lifetime", "standard")), str(about.get("key", "file:key.pem"))
@@ -185,7 +202,14 @@ class Home:
         """Where a device of this home is kept, or would be."""
         if _DEVICE_NAME.fullmatch(name) is None:
             raise DeviceUnknownError("a device's name is 1 to 64 of a-z, 0-9, dot, dash and underscore")
-        return self.path / SERVICE if name == SERVICE else self.path / "devices" / name
+        if name == SERVICE:
+            return self.path / SERVICE
+        folder = self.path / "devices" / name
+        if folder.is_symlink():
+            raise HomeDamagedError(
+                f"{folder} is a link; a device has one name, and its folder lies in the home"
+            )
+        return folder
 
     def _require_readable(self) -> None:
         place = self.path / "ledger.db"
@@ -209,6 +233,14 @@ class Home:
             return read_chain(content_of(self.path / "certificates" / f"{name}.pem"))[0]
         except (OSError, CertificateError) as error:
             raise HomeDamagedError(f"the certificate {name}.pem of this home cannot be read") from error
+
+
+def chain_file(about: Mapping[str, object]) -> str:
+    """Which file of a device's folder holds its chain: `device.json` says so, once the device was renewed."""
+    name = about.get("chain", "chain.pem")
+    if not isinstance(name, str) or _CHAIN_FILE.fullmatch(name) is None:
+        raise ValueError("the chain is named by a path")
+    return name
 
 
 def open_key_in(folder: Path, address: str) -> KeyProvider:
@@ -293,7 +325,7 @@ def _own_log(path: Path) -> OwnLog:
         raise HomeDamagedError(f"{path / own_log.FILE} cannot be read") from error
 
 
-def content_of(path: Path) -> bytes:
+def content_of(path: Path, limit: int = MAX_PART_BYTES) -> bytes:
     """The bytes of a part of a home, which is a file and not large; a pipe is not waited for."""
     try:
         descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
@@ -303,9 +335,9 @@ def content_of(path: Path) -> bytes:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
             raise HomeDamagedError(f"{path} is not a file")
         with open(descriptor, "rb", closefd=False) as file:
-            content = file.read(MAX_PART_BYTES + 1)
+            content = file.read(limit + 1)
     finally:
         os.close(descriptor)
-    if len(content) > MAX_PART_BYTES:
-        raise HomeDamagedError(f"{path} is larger than {MAX_PART_BYTES} bytes")
+    if len(content) > limit:
+        raise HomeDamagedError(f"{path} is larger than {limit} bytes")
     return content

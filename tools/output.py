@@ -18,7 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from authn.errors import KeyFileError
-from tools.errors import DiskFullError, OutputExistsError, UnwritableError
+from storage import durable
+from tools.errors import DiskFullError, HomeDamagedError, OutputExistsError, UnwritableError
 
 _LOOK = 4096
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -62,6 +63,25 @@ def put_whole(path: Path, data: bytes) -> None:
         draft.replace(path)
 
 
+def made_once(path: Path, length: int) -> bytes:
+    """The secret of `length` bytes in a file that is made once, whichever process comes first.
+
+    An empty file is a making that a crash cut short: nobody was given anything made with it. Any
+    other length is damage; it is never replaced, for what was made with the secret would be lost.
+    """
+    try:
+        found = _bytes_of(path, length)
+        if not found:
+            with contextlib.suppress(FileExistsError), durable.creating(path):
+                durable.replace(path, secrets.token_bytes(length))
+            found = _bytes_of(path, length)
+    except OSError as error:
+        raise _unwritten(path, error) from error
+    if len(found) != length:
+        raise HomeDamagedError(f"{path} does not hold {length} bytes")
+    return found
+
+
 def require_plain(path: Path) -> os.stat_result | None:
     """What stands at `path`, which is a file or nothing; opens nothing, so no pipe or device is woken."""
     try:
@@ -77,6 +97,20 @@ def require_plain(path: Path) -> os.stat_result | None:
     if not stat.S_ISREG(found.st_mode):
         raise OutputExistsError(f"{path} is already there, and is no file")
     return found
+
+
+def _bytes_of(path: Path, length: int) -> bytes:
+    """What the file holds, and of one that is too long a little more than `length`; nothing where there is none."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return b""
+    try:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise HomeDamagedError(f"{path} is not a file")
+        return os.pread(descriptor, length + 1, 0)
+    finally:
+        os.close(descriptor)
 
 
 def _require_ours(path: Path, form: Form) -> None:

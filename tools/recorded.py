@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from enum import Enum, auto
 
 import storage.errors
-from authn.evidence import Code, Credentials, Custody, Finding, Provenance
+from authn.evidence import AssetId, CaptureStatement, Code, Credentials, Custody, Finding, Provenance
 from authn.keys import verify_note
 from storage.entry import Kind
 from storage.ledger import Ledger
@@ -21,14 +21,19 @@ from storage.payload import parse as parse_payload
 from storage.policy import Policy
 from storage.receipt import Receipt
 from storage.registry.registry import Registry
-from storage.registry.rows import Capture
+from storage.registry.rows import Capture, Contradiction, IssuedCertificate
 from tools.bracket import bracket
+from tools.captures import beginning
 from tools.examine import Examined
 from tools.verdict import Ledger as LedgerState
 from tools.verdict import Recorded
 
 # An index that somebody filled with lies must not become work without end.
 _MOST_CANDIDATES = 64
+_ABOUT = {
+    Contradiction.PLACE: "it contradicts",
+    Contradiction.CERTIFICATE: "its one-time certificate had been used up by",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,7 +192,7 @@ def _answer(match: _Match, receipt: Receipt, origin: str) -> Recorded:
         return dataclasses.replace(_told(receipt, origin, LedgerState.INCLUDED), findings=(finding,))
     finding = Finding.holds(
         Code.LEDGER_INCLUDED,
-        f"{place} records exactly this media as what was signed; its inclusion was proven",
+        f"{place} records these bytes, by its signer's word, as what was signed; its inclusion was proven",
     )
     return dataclasses.replace(_told(receipt, origin, LedgerState.SIMILAR), findings=(finding,))
 
@@ -237,13 +242,13 @@ def _bracketed(
 
 
 def _with_place(recorded: Recorded, provenance: Provenance, book: Book) -> Recorded:
-    """Where in its device's chain a capture stands, and what its device's evidence proves by now."""
+    """Where in its device's chain a capture stands, and what its key's evidence proves by now."""
     if book.registry is None or provenance.identity is None or provenance.certificate is None:
         return recorded
     certificate = book.registry.certificate_by_digest(bytes.fromhex(provenance.certificate.sha256))
     if certificate is None:
         return recorded
-    custody = _rejudged(book.registry, certificate.device, recorded.custody)
+    custody = _rejudged(book.registry, certificate, recorded.custody)
     if custody is not recorded.custody:
         said = (
             f"the evidence of where the key is kept proves {custody.value if custody else 'nothing'} by now, and"
@@ -251,32 +256,61 @@ def _with_place(recorded: Recorded, provenance: Provenance, book: Book) -> Recor
         )
         finding = Finding.fails(Code.CUSTODY_STANDS, said)
         recorded = dataclasses.replace(recorded, custody=custody, findings=(*recorded.findings, finding))
-    capture = book.registry.capture_by_claim(provenance.identity.claim)
-    if capture is None or provenance.capture is None or capture.commitment != provenance.capture.commitment:
+    withdrawal = book.registry.withdrawal_of(certificate)
+    if withdrawal is not None:
+        recorded = dataclasses.replace(recorded, withdrawn_since=withdrawal.since)
+    if provenance.capture is None:
         return recorded
-    place, whole = _place(book.registry, capture)
+    place, whole = _chained(book.registry, provenance.identity, provenance.capture, certificate.device)
     finding = Finding(Code.CAPTURE_CHAIN, whole, place)
     return dataclasses.replace(recorded, place=place, findings=(*recorded.findings, finding))
 
 
-def _rejudged(registry: Registry, device: str, logged: Custody | None) -> Custody | None:
-    """The lesser of what was logged and what the newest judgement says; evidence never gains by ageing."""
-    judged = [each.custody for each in registry.evidence(device)]
-    if logged is None or not judged:
+def _rejudged(registry: Registry, certificate: IssuedCertificate, logged: Custody | None) -> Custody | None:
+    """The lesser of what was logged and what its own key's evidence proves by now; it never gains by ageing."""
+    evidence = registry.evidence_of(certificate)
+    if logged is None or evidence is None:
         return logged
-    newest = next((member for member in Custody if member.value == judged[-1]), Custody.E0)
+    newest = next((member for member in Custody if member.value == evidence.custody), Custody.E0)
     return min(logged, newest, key=lambda member: member.value)
+
+
+def _chained(
+    registry: Registry, identity: AssetId, statement: CaptureStatement, device: str
+) -> tuple[str, bool]:
+    """What the registry knows of a claim that says it is one of a chain; a claim it does not know is told so."""
+    capture = registry.capture_by_claim(identity.claim)
+    if capture is None:
+        for fork in registry.forks(device):
+            if fork.refused.claim == identity.claim:
+                return (
+                    f"refused when it was handed in: {_ABOUT[fork.about]} another capture of the device {device}",
+                    False,
+                )
+        return (
+            f"says that it is a capture of a chain; the registry of this home never got it from {device}",
+            False,
+        )
+    if (capture.commitment, capture.signature, capture.device) != (
+        statement.commitment,
+        identity.signature,
+        device,
+    ):
+        return "says that it stands elsewhere in a chain than the registry of this home has it", False
+    return _place(registry, capture)
 
 
 def _place(registry: Registry, capture: Capture) -> tuple[str, bool]:
     """The capture's number, and whether the chain around it is whole as far as it has arrived."""
-    said = f"capture {capture.counter} of the device {capture.device}"
+    said = f"capture {capture.counter} of the device {capture.device}, by the registry of this home"
     gaps = registry.missing(capture.device)
     before = [numbers for numbers in gaps if numbers.stop == capture.counter]
     if before:
         said += f"; {_numbers(before[0])} right before it never arrived"
     elif gaps:
         said += f"; of the device's others {', '.join(map(_numbers, gaps[:4]))} never arrived"
+    if (unknown := beginning(registry, capture.device)) is not None:
+        said += f"; {unknown}"
     if registry.forks(capture.device):
         said += "; two captures of the device contradict each other"
     return said, not gaps and not registry.forks(capture.device)

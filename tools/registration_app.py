@@ -7,7 +7,6 @@ for each address are left to what stands in front.
 import asyncio
 import json
 import logging
-import threading
 import time
 from collections.abc import Callable
 from typing import Any
@@ -20,6 +19,7 @@ from starlette.routing import Route
 
 from authn.plain import plain
 from storage.log_add import Turns
+from tools.decisions import AUDIT
 from tools.issuance.desk import Desk
 from tools.issuance.errors import (
     BodySlowError,
@@ -31,6 +31,7 @@ from tools.issuance.errors import (
 )
 from tools.issuance.refusals import OURS, code_of, refusal, status_of
 from tools.issuance.wire import completion_of, offer_fields, opening_of, welcome_fields
+from tools.pace import Pace
 
 PATH = "/v1/enrolments"
 MAX_OPENING = 64 << 10
@@ -42,7 +43,7 @@ OPENINGS_PER_SECOND = 20.0
 BURST = 200.0
 _HEADERS = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
 _log = logging.getLogger(__name__)
-_audit = logging.getLogger("lightseal.audit")
+_audit = logging.getLogger(AUDIT)
 
 
 def routes(desk: Desk) -> list[Route]:
@@ -74,7 +75,7 @@ class _Door:
     def __init__(self, desk: Desk) -> None:
         self._desk = desk
         self._turns = Turns("enrolment", THREADS, MOST)
-        self._pace = _Pace(OPENINGS_PER_SECOND, BURST, time.monotonic)
+        self._pace = Pace(OPENINGS_PER_SECOND, BURST, time.monotonic)
 
     async def begin(self, request: Request) -> Response:
         return await self._answered(request, MAX_OPENING, self._begin)
@@ -84,7 +85,8 @@ class _Door:
         return await self._answered(request, MAX_COMPLETION, lambda fields: self._complete(identity, fields))
 
     def _begin(self, fields: Any) -> dict[str, Any]:
-        self._pace.take()
+        if self._pace.wait():
+            raise TooManyError("too many enrolments are begun at once")
         return offer_fields(*self._desk.begin(*opening_of(fields)))
 
     def _complete(self, identity: str, fields: Any) -> dict[str, Any]:
@@ -111,23 +113,6 @@ class _Door:
                 response.headers["retry-after"] = "5"
             return response
         return _response(answer, 201)
-
-
-class _Pace:
-    """So many a second on average, and a burst."""
-
-    def __init__(self, rate: float, burst: float, clock: Callable[[], float]) -> None:
-        self._rate, self._burst, self._clock = rate, burst, clock
-        self._left, self._then, self._alone = burst, clock(), threading.Lock()
-
-    def take(self) -> None:
-        with self._alone:
-            now = self._clock()
-            self._left = min(self._burst, self._left + (now - self._then) * self._rate)
-            self._then = now
-            if self._left < 1:
-                raise TooManyError("too many enrolments are begun at once")
-            self._left -= 1
 
 
 async def _json(request: Request, limit: int) -> Any:

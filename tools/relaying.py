@@ -144,9 +144,8 @@ class Relay:
     def _failure(self, good: int) -> str:
         told = "; ".join(map(str, self.refused))
         if good:
-            return (
-                f"no two authorities that are independent of each other gave a token ({told or 'one anchor'})"
-            )
+            alike = told or "the same key signed or certified for all that did"
+            return f"no two authorities that are independent of each other gave a token ({alike})"
         return f"no authority gave a token that stands ({told})"
 
 

@@ -23,7 +23,7 @@ from tools.issuance.authority_server import RemoteAuthority
 from tools.issuance.desk import desk_of
 from tools.serving import App
 from tools.status import status_desk
-from tools.time_server import TimeService, time_unit
+from tools.time_server import StampingOverError, TimeService, time_unit
 
 _log = logging.getLogger(__name__)
 
@@ -40,17 +40,27 @@ def service(
         status = stack.enter_context(status_desk(home, now))
         desk = stack.enter_context(desk_of(home, issuing, now))
         intake = stack.enter_context(Intake(home, base_url, now))
-        unit = stack.enter_context(time_unit(home, TimeService(), now))
+        timing = _timing(stack, home, now)
         routes = [
             Route("/v1/health", _health, methods=["GET"]),
             *registration_app.routes(desk),
             *intake_app.routes(intake),
             *status_app.routes(home, status, now),
-            *time_app.routes(unit, "/tsa/"),
+            *timing,
         ]
         app = Starlette(routes=routes, exception_handlers={HTTPException: _not_routed, Exception: _failed})
         app.router.redirect_slashes = False
         yield app
+
+
+def _timing(stack: ExitStack, home: Home, now: Callable[[], datetime]) -> list[Route]:
+    """The home's time-stamp unit, with its own witnesses as the floor; the rest is served where it may not stamp."""
+    try:
+        unit = stack.enter_context(time_unit(home, TimeService(witnesses=home.witnesses()), now))
+    except StampingOverError as error:
+        _log.warning("no time-stamps are given: %s %s", error, error.remedy)
+        return []
+    return time_app.routes(unit, "/tsa/")
 
 
 async def _health(_: Request) -> Response:

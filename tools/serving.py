@@ -1,7 +1,7 @@
 """Run an ASGI application until a signal ends it; the address is known before the first request.
 
 Descriptors are kept back for the application's own files: a crowd of connections is sent away
-at the door instead. Who sends no whole request head in time is hung up on. What is not done:
+at the door instead. Who sends no whole request head in time, or one without end, is hung up on. What is not done:
 nobody limits how many of the connections are one client's, and a client that does not read its
 answer keeps its connection; both are left to what stands in front.
 """
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 App = Callable[..., Awaitable[None]]
 
 HEAD_SECONDS = 10.0
+MAX_HEAD_BYTES = 64 << 10
 # Open files that no connection may take: databases, guards, keys, witnesses that are asked.
 KEPT_FILES = 256
 _MANY_FILES = 1 << 16
@@ -32,6 +33,9 @@ _BACKLOG = 2048
 _CROWDED = (
     b"HTTP/1.1 503 Service Unavailable\r\nConnection: close\r\nRetry-After: 5\r\nContent-Length: 0\r\n\r\n"
 )
+
+
+_TOO_LARGE = b"HTTP/1.1 431 Request Header Fields Too Large\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
 
 
 def serve(app: App, host: str, port: int, tell: Callable[[str], None]) -> None:
@@ -106,6 +110,7 @@ def impatient(most: int, head_seconds: float) -> "type[H11Protocol]":
         """Hangs up on a crowd, and on whoever does not come to the point."""
 
         hanging_up: asyncio.TimerHandle | None = None
+        head_bytes = 0
 
         def connection_made(self, transport: asyncio.Transport) -> None:
             super().connection_made(transport)
@@ -119,6 +124,13 @@ def impatient(most: int, head_seconds: float) -> "type[H11Protocol]":
             super().data_received(data)
             if self.cycle is not None and not self.cycle.response_complete:
                 self._came_to_the_point()
+                self.head_bytes = 0
+                return
+            # Not one of the servers' parsers counts what a head has so far.
+            self.head_bytes += len(data)
+            if self.head_bytes > MAX_HEAD_BYTES and not self.transport.is_closing():
+                self.transport.write(_TOO_LARGE)
+                self.transport.close()
             elif self.hanging_up is None:
                 # The beginning of another request; the server itself waits for its end for ever.
                 self.hanging_up = self.loop.call_later(head_seconds, self.transport.close)

@@ -14,9 +14,11 @@ from authn.plain import plain
 from authn.timestamp.loopback import serving
 from authn.timestamp.relay import Need
 from authn.trust import Purpose, TrustList
+from storage.ledger import Ledger
+from storage.registry.rows import Status
 from tools.capture import Desk, Signed, captured, received, sign_file
 from tools.check import LIMITS
-from tools.errors import MediaRefusedError, OutputExistsError, UnwritableError, UsageError
+from tools.errors import DeviceHeldError, MediaRefusedError, OutputExistsError, UnwritableError, UsageError
 from tools.examine import OURS, Policy, Prepared, Tail
 from tools.home import SERVICE, Home, require_valid
 from tools.relaying import Relaying
@@ -67,25 +69,22 @@ def signed_files(
     tail: Tail = Tail.REFUSED,
 ) -> Iterator[Signed | Exception]:
     """As `sign_files`, with the evidence instead of a line."""
-    if device_name and home.enrolled(device_name).lifetime == Lifetime.ONE_TIME:
-        raise UsageError(
-            f"{device_name} has a certificate for each capture, and its lasting key would link them; use 'lightseal"
-            " capture'"
-        )
+    if device_name is not None:
+        _require_capturing(home, device_name)
     device = home.device(device_name or SERVICE)
     require_valid(device.chain, now())
     statement = captured if device_name else received
     timestamps = timed if isinstance(timed, Timestamps) else OWN_UNIT
     lists = Policy(_lists(home, timestamps), now()).lists()
     with ExitStack() as stack:
+        ledger = stack.enter_context(home.ledger())
         relaying = authority = None
         if timestamps != OWN_UNIT:
-            relaying = stack.enter_context(_relaying(home, timestamps, lists.time_stampers, now))
+            relaying = stack.enter_context(_relaying(home, timestamps, lists.time_stampers, ledger, now))
         elif timed:
-            authority = home.authority(now)
+            authority = home.authority(now, ledger)
         if out is not None:
             _make_folder(out)
-        ledger = stack.enter_context(home.ledger())
         sdk = stack.enter_context(Sdk())
         desk = Desk(home, ledger, lists, sdk, authority, relaying)
         worker: Supervisor[str, Prepared | Obstacle] = stack.enter_context(
@@ -94,6 +93,8 @@ def signed_files(
         for source in files:
             try:
                 prepared = _allowed(worker.ask(str(source)))
+                if authority is not None:
+                    authority.require_time()  # the SDK would not say why it got no token
                 yield sign_file(desk, device, source, _target(source, out), prepared, statement, now)
             except OURS as error:
                 yield _named(error, source)
@@ -109,14 +110,32 @@ def _lists(home: Home, timestamps: Timestamps) -> tuple[ListFile, ...]:
 
 @contextlib.contextmanager
 def _relaying(
-    home: Home, timestamps: Timestamps, time_stampers: tuple[TrustList, ...], now: Callable[[], datetime]
+    home: Home,
+    timestamps: Timestamps,
+    time_stampers: tuple[TrustList, ...],
+    ledger: Ledger,
+    now: Callable[[], datetime],
 ) -> Iterator[Relaying]:
     """Whom to ask; the home's own unit gets an address for it, for the block."""
     if timestamps.authorities:
         yield Relaying(timestamps.authorities, time_stampers, timestamps.need)
         return
-    with serving(home.authority(now), f"/{secrets.token_urlsafe(16)}") as url:
+    with serving(home.authority(now, ledger), f"/{secrets.token_urlsafe(16)}") as url:
         yield Relaying((url,), time_stampers, timestamps.need)
+
+
+def _require_capturing(home: Home, name: str) -> None:
+    """Refuse to say *captured* in the name of whoever captures nothing, or may not at the moment."""
+    if name == SERVICE:
+        raise UsageError("the signing service captures nothing; leave --device away to sign as the service")
+    if home.enrolled(name).lifetime == Lifetime.ONE_TIME:
+        raise UsageError(
+            f"{name} has a certificate for each capture, and its lasting key would link them; use 'lightseal capture'"
+        )
+    with home.registry() as registry:
+        status = registry.device(name).status
+    if status is not Status.ACTIVE:
+        raise DeviceHeldError(f"the device {name} is {status.value}")
 
 
 def _make_folder(out: Path) -> None:

@@ -85,7 +85,7 @@ def stamped_files(
 ) -> Iterator[Dated | Exception]:
     """As `stamp_files`, with the evidence instead of lines."""
     with beliefs(home, Chosen(), now()) as held, home.ledger() as ledger:
-        stamper = _stamper(home, authorities, held.policy.lists().time_stampers, now)
+        stamper = _stamper(home, authorities, held.policy.lists().time_stampers, ledger, now)
         for file, (report, _) in zip(files, check_files(map(str, files), held, None), strict=True):
             try:
                 yield _stamped(home, file, report.verdict, stamper, ledger, now)
@@ -154,13 +154,14 @@ def _stamper(
     home: Home,
     authorities: tuple[str, ...],
     time_stampers: tuple[TrustList, ...],
+    ledger: Ledger,
     now: Callable[[], datetime],
 ) -> Callable[[AssetId], Stamped]:
-    """What gets a judged token over a signature, or raises `NoTokenError`."""
+    """What gets a judged token over a signature, or raises `TimestampError`."""
     if authorities:
         relay = Relay(Relaying(authorities, time_stampers), now)
         return lambda identity: relay.ask(_question(identity).encode())[0]
-    unit = home.authority(now)
+    unit = home.authority(now, ledger)
     return lambda identity: _own(unit, _question(identity), time_stampers, now)
 
 
@@ -174,6 +175,7 @@ def _own(
     time_stampers: tuple[TrustList, ...],
     now: Callable[[], datetime],
 ) -> Stamped:
+    unit.require_time()
     answer = unit.respond(question.encode())
     judged = judge("the home's own unit", answer, question, time_stampers, now())
     if isinstance(judged, Refused):

@@ -1,12 +1,15 @@
 """A time-stamp authority over HTTP (RFC 3161, 3.4): one question in a POST, one answer.
 
 An ASGI application. Who may ask, and encryption on the way, are the server's in front of it:
-the answer is signed, and the question is a digest. A refusal by RFC 3161 is an answer like any
+the answer is signed, and the question is a digest. Every token is an entry of the ledger for
+ever, so all who ask together get so many a second and no more. A refusal by RFC 3161 is an answer like any
 other; the errors here are about the request itself.
 """
 
 import asyncio
 import logging
+import math
+import time
 from collections.abc import Mapping
 
 from starlette.applications import Starlette
@@ -19,6 +22,7 @@ from authn.timestamp.loopback import Responder
 from storage.log_add import Turns
 from storage.sequencer import OverloadedError
 from tools.errors import Error
+from tools.pace import Pace
 
 QUERY, REPLY = "application/timestamp-query", "application/timestamp-reply"
 # A question has 60 to 130 bytes; long nonces and policies fit into this many times over.
@@ -27,6 +31,9 @@ BODY_SECONDS = 5.0
 # Each waits for the disk most of its time; what waits together is recorded together.
 THREADS = 32
 MAX_WAITING = 512
+PER_SECOND = 50.0
+BURST_SECONDS = 10.0
+"""For how many seconds' worth of tokens one may ask at once."""
 _SAFE = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
 _log = logging.getLogger(__name__)
 
@@ -66,24 +73,39 @@ class CrowdedError(QueryError):
     remedy = "Ask again after the time that Retry-After gives."
 
 
+class HurriedError(QueryError):
+    """More tokens are asked for than the authority gives in that time."""
+
+    code = "time-stamps-too-many"
+    remedy = (
+        "Ask again after the time that Retry-After gives; its operator can raise the limit (--per-second)."
+    )
+
+    def __init__(self, wait: float) -> None:
+        super().__init__("More time-stamps are asked for than are given in this time.")
+        self.wait = wait
+
+
 _STATUSES: tuple[tuple[type[QueryError], int], ...] = (
     (QueryTypeError, 415),
     (QueryTooLargeError, 413),
     (SlowQueryError, 408),
     (CrowdedError, 503),
+    (HurriedError, 429),
     (QueryError, 400),
 )
 
 
-def routes(
-    unit: Responder, path: str, body_seconds: float = BODY_SECONDS, most: int = MAX_WAITING
-) -> list[Route]:
+def routes(unit: Responder, path: str, per_second: float = PER_SECOND) -> list[Route]:
     """The one route of an authority, for an application that has others too."""
-    turns = Turns("time-stamps", THREADS, most)
+    turns = Turns("time-stamps", THREADS, MAX_WAITING)
+    pace = Pace(per_second, max(1.0, per_second * BURST_SECONDS), time.monotonic)
 
     async def stamp(request: Request) -> Response:
         try:
-            query = await _query(request, body_seconds)
+            query = await _query(request)
+            if wait := pace.wait():
+                raise HurriedError(wait)
             reply: bytes = await turns.run(unit.respond, query)
         except OverloadedError:
             return _refused(CrowdedError("Too many requests are waiting for a time-stamp."))
@@ -94,17 +116,17 @@ def routes(
     return [Route(path, stamp, methods=["POST"])]
 
 
-def time_app(unit: Responder, body_seconds: float = BODY_SECONDS, most: int = MAX_WAITING) -> Starlette:
+def time_app(unit: Responder, per_second: float = PER_SECOND) -> Starlette:
     """Serve one authority at the root, and nothing else."""
     app = Starlette(
-        routes=routes(unit, "/", body_seconds, most),
+        routes=routes(unit, "/", per_second),
         exception_handlers={HTTPException: _not_routed, Exception: _failed},
     )
     app.router.redirect_slashes = False
     return app
 
 
-async def _query(request: Request, seconds: float) -> bytes:
+async def _query(request: Request) -> bytes:
     if request.headers.getlist("content-type") != [QUERY]:
         raise QueryTypeError("The body is not said to be a time-stamp query.")
     length = request.headers.get("content-length", "")
@@ -112,7 +134,7 @@ async def _query(request: Request, seconds: float) -> bytes:
         raise QueryTooLargeError(f"The body is larger than {MAX_QUERY_BYTES} bytes.")
     body = bytearray()
     try:
-        async with asyncio.timeout(seconds):
+        async with asyncio.timeout(BODY_SECONDS):
             async for chunk in request.stream():
                 body += chunk
                 if len(body) > MAX_QUERY_BYTES:
@@ -129,6 +151,8 @@ def _refused(error: QueryError) -> Response:
     headers = {"Connection": "close"}  # the rest of the body is not read
     if status == 503:
         headers["Retry-After"] = "1"
+    if isinstance(error, HurriedError):
+        headers["Retry-After"] = str(math.ceil(error.wait))
     return _line(status, error.code, str(error), error.remedy, headers)
 
 

@@ -3,8 +3,9 @@
 Three things run beside the application: the sequencer's thread, which records tokens in
 batches; one that looks how far the ledger and its witnesses have come, below which no token
 may be dated; and, where peers are named, one that asks them for the time. A token leaves when
-it is in the ledger. The peers' word is the Date of an HTTP answer: good to a second, and worth
-what the peer and the way to it are; plain HTTP is anybody's on the way.
+it is in the ledger. The peers' word is the Date of an HTTP answer: good to a second and the time
+that it took, of which no more counts than `authn.timestamp.clock` says, and worth what the peer
+and the way to it are; plain HTTP is anybody's on the way.
 """
 
 import concurrent.futures
@@ -15,13 +16,12 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from email.utils import parsedate_to_datetime
 
 import authn.errors
 import storage.errors
 import tools.errors
-from authn.keys import verify_note
 from authn.timestamp.authority import (
     Authority,
     Issued,
@@ -30,12 +30,12 @@ from authn.timestamp.authority import (
     Safeguards,
     stamping_period,
 )
-from authn.timestamp.clock import Sighting, Tolerances, Watch
+from authn.timestamp.clock import Reading, Sighting, Tolerances, Watch
 from storage.entry import Kind
-from storage.ledger import Ledger
-from storage.policy import Policy, open_witnessed
+from storage.policy import Policy
 from storage.record import Record
 from storage.sequencer import Sequencer
+from tools.clock import LOOK_SECONDS, Floor, steady
 from tools.errors import Error, UsageError
 from tools.home import TIME_STAMP_POLICY, Home
 from tools.published import InForce
@@ -45,8 +45,6 @@ from tools.serials import SERIALS, SerialFile
 MAX_PEERS = 16
 PEER_SECONDS = 3.0
 ASKING_SECONDS = 60.0
-LOOK_SECONDS = 1.0
-MAX_UNSEEN_SECONDS = 30.0
 # A token that waited longer to be recorded says too little of when it was asked for.
 RECORD_SECONDS = 10.0
 _DATE = timedelta(milliseconds=500)
@@ -134,49 +132,6 @@ def unit_beside(
         yield unit
 
 
-def steady() -> float:
-    """Seconds on a clock that nobody sets, and that runs on while the machine sleeps where there is such a one."""
-    boot = getattr(time, "CLOCK_BOOTTIME", None)
-    return time.monotonic() if boot is None else time.clock_gettime(boot)
-
-
-class Floor:
-    """The newest time that is on record: of the ledger's newest entry, and by which witnesses cosigned it."""
-
-    def __init__(self, ledger: Ledger, witnesses: InForce | None) -> None:
-        self._ledger, self._witnesses = ledger, witnesses
-        self._time: datetime | None = None
-        self._seen: bytes | None = None
-        self._looked = steady()
-
-    def doubt(self) -> str | None:
-        """Why the floor may be lower than it should be, if nobody could look for long."""
-        if steady() - self._looked <= MAX_UNSEEN_SECONDS:
-            return None
-        return "the times that are on record could not be read for a while"
-
-    def __call__(self) -> datetime | None:
-        """The time, as it was seen last."""
-        return self._time
-
-    def look(self) -> None:
-        """Look again. What cannot be read now leaves the floor where it is: nothing is recorded then either."""
-        try:
-            with self._ledger.at_once() as view:
-                seconds, note = int(view.head().time), view.witnessed()
-            if note is not None and note != self._seen and self._witnesses is not None:
-                policy = self._witnesses()
-                by = policy.satisfied_at(open_witnessed(note, policy, verify_note).cosigners)
-                seconds, self._seen = max(seconds, by or 0), note
-        except storage.errors.Error as error:
-            _log.warning("%s: %s", error.code, error)
-            return
-        self._looked = steady()
-        found = datetime.fromtimestamp(seconds, UTC)
-        if seconds and (self._time is None or found > self._time):
-            self._time = found
-
-
 class Recorder:
     """Puts each token into the ledger before it leaves."""
 
@@ -236,7 +191,7 @@ def sighted(url: str, now: Callable[[], datetime]) -> Sighting:
         raise ValueError("the date has no zone")
     travel = timedelta(seconds=(ended - began) / 2)
     # A Date is cut to its second, and was true somewhere on the way.
-    return Sighting(url, said + _DATE - (wall - travel), travel + _DATE, ended)
+    return Sighting(url, said + _DATE - (wall - travel), travel + _DATE, Reading(wall, ended))
 
 
 @contextmanager

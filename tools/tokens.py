@@ -9,6 +9,7 @@ import os
 from pathlib import Path
 
 from authn.cose import MAX_TOKEN
+from storage import durable
 from tools.output import put_whole
 
 
@@ -25,6 +26,8 @@ def keep(folder: Path, signature: bytes, token: bytes) -> None:
         return
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     put_whole(path, token)
+    durable.sync_folder(path)
+    durable.sync_folder(path.parent)
 
 
 def kept(folder: Path, signature: bytes) -> tuple[bytes, ...]:

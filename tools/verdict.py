@@ -20,6 +20,7 @@ from authn.evidence import (
     Revocation,
     Signature,
     Signer,
+    Window,
 )
 
 
@@ -64,6 +65,8 @@ class Recorded:
     findings: tuple[Finding, ...] = ()
     not_before: datetime | None = None
     not_before_source: str | None = None
+    withdrawn_since: datetime | None = None
+    """Since when this home itself says that the certificate is not to be believed, whatever lists are at hand."""
     place: str | None = None
     """Where in its device's chain of captures the file stands, in words; only the device's own service knows."""
 
@@ -95,12 +98,13 @@ def decide(provenance: Provenance | None, recorded: Recorded, obstacle: Obstacle
     """Put the headline beside the evidence it follows from."""
     if provenance is None:
         return Verdict(Headline.NOT_CHECKED, None, recorded, obstacle)
-    provenance = _bracketed(_by_ledger(provenance, recorded), recorded)
+    provenance = _withdrawn_here(_bracketed(provenance, recorded), recorded)
+    provenance = _by_ledger(provenance, recorded)
     return Verdict(headline(provenance, recorded.state), provenance, recorded, obstacle)
 
 
 def _bracketed(found: Provenance, recorded: Recorded) -> Provenance:
-    """The window's lower side, unless it contradicts the upper one: of two clocks that differ, neither is right."""
+    """The window's lower side. Where it contradicts the upper one neither counts: nobody knows which clock was wrong."""
     since, until = recorded.not_before, found.time.not_after
     if since is None or found.signature is not Signature.VALID:
         return found
@@ -109,9 +113,33 @@ def _bracketed(found: Provenance, recorded: Recorded) -> Provenance:
             f"the claim holds a checkpoint of {since:%Y-%m-%d %H:%M:%S} UTC, and its time-stamp token"
             f" is of before, {until:%Y-%m-%d %H:%M:%S} UTC: one of the two clocks was wrong"
         )
-        return replace(found, findings=(*found.findings, Finding.fails(Code.TIME_NOT_BEFORE, said)))
+        undated = replace(
+            found, time=Window(), findings=(*found.findings, Finding.fails(Code.TIME_NOT_BEFORE, said))
+        )
+        if found.revocation.state is not Revocation.SIGNED_BEFORE:
+            return undated
+        facts = replace(found.revocation, state=Revocation.REVOKED_TIME_UNKNOWN)
+        return replace(undated, signer=Signer.REVOKED, revocation=facts)
     window = replace(found.time, not_before=since, source_before=recorded.not_before_source)
     return replace(found, time=window)
+
+
+def _withdrawn_here(found: Provenance, recorded: Recorded) -> Provenance:
+    """What the home's own registry says, where the lists that were at hand do not say it yet, or no longer."""
+    since, until = recorded.withdrawn_since, found.time.not_after
+    if since is None or found.signer is not Signer.RECOGNISED:
+        return found
+    if found.revocation.state not in (Revocation.GOOD, Revocation.NOT_CHECKED):
+        return found
+    said = (
+        f"by this home's own registry the certificate was withdrawn and is not to be believed since"
+        f" {since:%Y-%m-%d %H:%M:%S} UTC"
+    )
+    facts = replace(found.revocation, since=since, explanation=said, source="this home's registry")
+    if until is not None and until < since:
+        return replace(found, revocation=replace(facts, state=Revocation.SIGNED_BEFORE))
+    state = Revocation.REVOKED_TIME_UNKNOWN if until is None else Revocation.REVOKED
+    return replace(found, signer=Signer.REVOKED, revocation=replace(facts, state=state))
 
 
 def _by_ledger(found: Provenance, recorded: Recorded) -> Provenance:

@@ -48,6 +48,12 @@ from tools.output import Form, write_whole
 from tools.trust import ListFile
 
 NOW = datetime.now(UTC)
+
+
+def now() -> datetime:
+    return datetime.now(UTC)
+
+
 FORBIDDEN = re.compile(r"\b(authentic|real|fake|verified|trusted|genuine)\b", re.IGNORECASE)
 HOSTILE = "```\n$(touch hacked) `touch hacked` '; touch hacked #\u202e {{ 7*7 }}.jpg"
 
@@ -129,8 +135,9 @@ def contents(home: Home, signed: Path, lists: tuple[ListFile, ListFile]) -> Bund
 
 
 @pytest.fixture(scope="module")
-def seal(home: Home, lists: tuple[ListFile, ListFile]) -> Seal:
-    return Seal.of(home.device(SERVICE), home.authority(lambda: NOW), *lists)
+def seal(home: Home, lists: tuple[ListFile, ListFile]) -> Iterator[Seal]:
+    with home.ledger_to_read() as ledger:
+        yield Seal.of(home.device(SERVICE), home.authority(now, ledger), *lists)
 
 
 @pytest.fixture(scope="module")
@@ -279,8 +286,11 @@ def test_a_bundle_put_together_by_somebody_else_is_told_by_its_seal(
     unpacked: Unpacked, contents: BundleContents, fresh_home: Home, tmp_path: Path
 ) -> None:
     """Whoever rewrites the report can seal it anew, but only under lists of his own."""
-    forged = Seal.of(fresh_home.device(SERVICE), fresh_home.authority(lambda: NOW), *fresh_home.own_lists())
-    other = unpack(bundle(replace(contents, report_json=b"{}"), forged), tmp_path / "other", unpacked.media)
+    with fresh_home.ledger_to_read() as ledger:
+        unit = fresh_home.authority(now, ledger)
+        forged = Seal.of(fresh_home.device(SERVICE), unit, *fresh_home.own_lists())
+        data = bundle(replace(contents, report_json=b"{}"), forged)
+    other = unpack(data, tmp_path / "other", unpacked.media)
     assert other.failing() == []
     assert json.loads((other.folder / "lists.json").read_text())[2]["file"] == "lists/signers-2.pem"
     (line,) = [command for command in other.commands if command.endswith("-untrusted signer.pem signer.pem")]

@@ -35,7 +35,7 @@ def ledger(fresh_home: Home) -> Iterator[Ledger]:
 def desk(fresh_home: Home, ledger: Ledger) -> Iterator[Desk]:
     policy = Policy(fresh_home.lists(), now())
     with Sdk() as sdk:
-        yield Desk(fresh_home, ledger, policy.lists(), sdk, fresh_home.authority(now))
+        yield Desk(fresh_home, ledger, policy.lists(), sdk, fresh_home.authority(now, ledger))
 
 
 def prepared(path: Path) -> Prepared:
@@ -112,9 +112,10 @@ def test_a_token_of_an_authority_nobody_listed_is_no_time(
     desk: Desk, plain_jpeg: Path, out: Path, tmp_path: Path
 ) -> None:
     stranger = create_home(tmp_path / "stranger", "Stranger", "http://localhost:8461/ocsp/", now())
-    foreign = dataclasses.replace(desk, authority=stranger.authority(now))
-    with pytest.raises(SigningError, match="time is not proven"):
-        attempt(foreign, plain_jpeg, out / "a.jpg", prepared(plain_jpeg))
+    with stranger.ledger_to_read() as ledger:
+        foreign = dataclasses.replace(desk, authority=stranger.authority(now, ledger))
+        with pytest.raises(SigningError, match="time is not proven"):
+            attempt(foreign, plain_jpeg, out / "a.jpg", prepared(plain_jpeg))
     assert list(out.iterdir()) == []
     assert entries(desk.home) == 6
 

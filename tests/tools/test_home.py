@@ -145,8 +145,8 @@ def test_a_missing_part_says_so(fresh_home: Home, tmp_path: Path) -> None:
     with pytest.raises(ListDamagedError):
         fresh_home.lists()
     (fresh_home.path / "certificates" / "time-stamping.pem").unlink()
-    with pytest.raises(HomeDamagedError):
-        fresh_home.authority(now)
+    with fresh_home.ledger_to_read() as ledger, pytest.raises(HomeDamagedError):
+        fresh_home.authority(now, ledger)
     (fresh_home.path / "devices" / "cam" / "device.json").write_text("{}")
     with pytest.raises(HomeDamagedError):
         fresh_home.device("cam")
@@ -264,12 +264,16 @@ def test_a_pipe_or_a_folder_in_the_place_of_a_part_is_not_waited_for(fresh_home:
 
 @pytest.mark.parametrize("junk", [b"[" * 200_000, b"", b"junk", b'{"salt": 7}', b"x" * (2 << 20)], ids=len)
 def test_junk_in_the_place_of_a_part_is_damage_of_the_home(fresh_home: Home, junk: bytes) -> None:
+    def authority() -> None:
+        with fresh_home.ledger_to_read() as ledger:
+            fresh_home.authority(now, ledger)
+
     uses: dict[str, Callable[[], object]] = {
         "service/device.json": lambda: fresh_home.device("service"),
         "service/chain.pem": lambda: fresh_home.device("service"),
         "certificates/root.pem": fresh_home.own_lists,
         "certificates/time-root.pem": fresh_home.own_lists,
-        "certificates/time-stamping.pem": lambda: fresh_home.authority(now),
+        "certificates/time-stamping.pem": authority,
     }
     for part, use in uses.items():
         kept = (fresh_home.path / part).read_bytes()

@@ -64,19 +64,29 @@ def believing(others: dict[str, Home], tmp_path_factory: pytest.TempPathFactory)
 
 
 @pytest.fixture(scope="module")
-def good(others: dict[str, Home]) -> Authority:
-    return others["good"].authority(now)
+def good(others: dict[str, Home]) -> Iterator[Authority]:
+    with others["good"].ledger_to_read() as ledger:
+        yield others["good"].authority(now, ledger)
 
 
 @pytest.fixture(scope="module")
-def second(others: dict[str, Home]) -> Authority:
-    return others["second"].authority(now)
+def second(others: dict[str, Home]) -> Iterator[Authority]:
+    with others["second"].ledger_to_read() as ledger:
+        yield others["second"].authority(now, ledger)
 
 
 @pytest.fixture(scope="module")
-def ahead(others: dict[str, Home]) -> Authority:
+def ahead(others: dict[str, Home]) -> Iterator[Authority]:
     """Believed, and two hours off."""
-    return others["late"].authority(lambda: now() + timedelta(hours=2))
+    with others["late"].ledger_to_read() as ledger:
+        yield others["late"].authority(lambda: now() + timedelta(hours=2), ledger)
+
+
+@pytest.fixture(scope="module")
+def strange(others: dict[str, Home]) -> Iterator[Authority]:
+    """In nobody's list."""
+    with others["strange"].ledger_to_read() as ledger:
+        yield others["strange"].authority(now, ledger)
 
 
 class Refusing:
@@ -112,9 +122,8 @@ def served(*responders: Responder) -> Iterator[tuple[str, ...]]:
 
 
 @pytest.fixture
-def failing(good: Authority, ahead: Authority, others: dict[str, Home]) -> Iterator[tuple[str, ...]]:
+def failing(good: Authority, ahead: Authority, strange: Authority) -> Iterator[tuple[str, ...]]:
     """Five authorities, none of which is of any use."""
-    strange = others["strange"].authority(now)
     with hanging() as silent, served(Refusing(), Lying(good), ahead, strange) as rest:
         yield silent, *rest
 
@@ -306,9 +315,9 @@ def test_one_good_authority_is_not_two(
 
 
 def test_an_authority_that_no_list_names_dates_nothing(
-    believing: Home, own_samples: Path, tmp_path: Path, others: dict[str, Home]
+    believing: Home, own_samples: Path, tmp_path: Path, strange: Authority
 ) -> None:
-    with served(others["strange"].authority(now)) as urls:
+    with served(strange) as urls:
         (outcome,) = signed_files(
             believing, [own_samples / "hills.jpg"], tmp_path / "out", "cam", now, timed=Timestamps(urls)
         )

@@ -22,7 +22,7 @@ from authn.evidence import Code
 from authn.media import Media
 from authn.profile import Profile
 from authn.signer import Lists
-from authn.timestamp.authority import Authority, refusal, serials_from
+from authn.timestamp.authority import Authority, Safeguards, never_doubt, no_floor, refusal, serials_from
 from authn.timestamp.loopback import Responder, serving
 from authn.timestamp.relay import Need, NoTokenError
 from authn.timestamp.request import TimeStampRequest
@@ -53,7 +53,8 @@ class Clock:
             identity.Subject("DE", name, f"{name} 1"), key.public_key, 1 << 71, at, issuer=self.root,
             ocsp_url="http://127.0.0.1:8888/ocsp/",
         ).sign(root_key)  # fmt: skip
-        self.authority = Authority(key, (leaf,), "1.2.3", lambda: now() + away, serials_from(1))
+        unwatched = Safeguards(never_doubt, no_floor)
+        self.authority = Authority(key, (leaf,), "1.2.3", lambda: now() + away, serials_from(1), unwatched)
         self.listed = TrustList.parse(
             identity.pem_chain(self.root), name, Purpose.TIME_STAMPING, Profile.TIME_STAMPING
         )

@@ -126,3 +126,29 @@ def test_a_crowd_is_sent_away_at_the_door_and_who_is_inside_is_served() -> None:
         idle[0].close()
         time.sleep(0.2)
         assert answered(stack.enter_context(connected(port)))
+
+
+def test_a_head_without_end_is_not_collected() -> None:
+    """The flaw would be to keep what one stranger sends before anybody knows what he wants."""
+    with served(8, 5.0) as port, connected(port) as connection:
+        connection.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n")
+        sent = 0
+        try:
+            while sent < 8 << 20:
+                connection.sendall(b"X-More: " + b"a" * 8000 + b"\r\n")
+                sent += 8010
+        except (ConnectionResetError, BrokenPipeError):
+            pass
+        assert sent < 4 << 20
+        with connected(port) as other:
+            assert answered(other)
+
+
+def test_many_requests_on_one_connection_are_no_head_without_end() -> None:
+    with served(8, 5.0) as port, connected(port) as connection:
+        for _ in range(200):
+            connection.sendall(b"GET / HTTP/1.1\r\nHost: x\r\nX-Pad: " + b"a" * 1000 + b"\r\n\r\n")
+            got = b""
+            while not got.endswith(b"ok"):
+                got += connection.recv(4096)
+            assert got.startswith(b"HTTP/1.1 200 ")

@@ -209,7 +209,8 @@ def test_a_stamp_after_the_certificate_s_end_does_not_mend_it(
 ) -> None:
     done = undated(fresh_home, own_samples / "hills.jpg", tmp_path / "out", "cam")
     end = fresh_home.device("cam").chain[0].not_valid_after_utc
-    (dated,) = stamped_files(fresh_home, [done.media], (), lambda: end + timedelta(days=1))
+    later = end + timedelta(days=1) - now()
+    (dated,) = stamped_files(fresh_home, [done.media], (), lambda: now() + later)
     assert isinstance(dated, Dated), dated
     assert dated.after.headline is dated.before.headline
     assert dated.after.provenance is not None

@@ -1,5 +1,6 @@
 """The time-stamp unit as a service: over HTTP, in its ledger, across crashes, and under clocks that are wrong."""
 
+import asyncio
 import hashlib
 import http.client
 import json
@@ -11,7 +12,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, MutableMapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -46,7 +47,7 @@ from tools.founding import create_home
 from tools.home import Home
 from tools.issuance.own import enrol
 from tools.serials import SERIALS, SerialFile
-from tools.time_app import MAX_QUERY_BYTES
+from tools.time_app import MAX_QUERY_BYTES, time_app
 from tools.time_server import StampingOverError, TimeService, time_unit
 from tools.witness_server import WitnessFolder
 
@@ -286,6 +287,67 @@ def test_many_clients_at_once_each_get_their_own_token(clock_home: Home, url: st
     assert len({serial for _, serial in made}) == 160
     held = recorded(clock_home)
     assert all(hashlib.sha256(token).hexdigest() in held for token, _ in made)
+
+
+def test_strangers_cannot_fill_the_ledger(fresh_home: Home) -> None:
+    """Of 60 questions as fast as they can be asked, those beyond the burst and the rate leave no entry."""
+    with running(fresh_home, "--per-second", "0.5") as (at, _):
+        connection, answers = http.client.HTTPConnection(urlsplit(at).netloc, timeout=30), []
+        began = time.monotonic()
+        for _ in range(60):
+            connection.request("POST", "/", QUERY, HEADERS)
+            response = connection.getresponse()
+            answers.append((response.status, response.getheader("Retry-After"), response.read()))
+        connection.close()
+        most = 5 + 0.5 * (time.monotonic() - began)
+    given = [body for status, _, body in answers if status == 200]
+    assert 5 <= len(given) <= most + 1
+    assert len(recorded(fresh_home)) == len(given)
+    late = [(after, json.loads(body)) for status, after, body in answers if status == 429]
+    assert len(late) == 60 - len(given)
+    assert all(after in {"1", "2"} and said["error"] == "time-stamps-too-many" for after, said in late)
+    assert all("Retry-After" in said["remedy"] for _, said in late)
+
+
+class Ready:
+    """A unit that answers at once, and counts."""
+
+    asked = 0
+
+    def respond(self, _query: bytes) -> bytes:
+        self.asked += 1
+        return b"reply"
+
+
+def test_unless_told_otherwise_it_gives_500_at_once_and_no_more() -> None:
+    unit, statuses = Ready(), []
+    app = time_app(unit)
+    scope = {
+        "type": "http",
+        "method": "POST",
+        "path": "/",
+        "raw_path": b"/",
+        "query_string": b"",
+        "headers": [(b"content-type", b"application/timestamp-query")],
+    }
+
+    async def receive() -> dict[str, object]:
+        return {"type": "http.request", "body": QUERY}
+
+    async def send(message: MutableMapping[str, object]) -> None:
+        if message["type"] == "http.response.start":
+            statuses.append(message["status"])
+
+    async def ask_often() -> float:
+        began = time.monotonic()
+        for _ in range(1000):
+            await app(dict(scope), receive, send)
+        return time.monotonic() - began
+
+    seconds = asyncio.run(ask_often())
+    assert 500 <= unit.asked <= 500 + 50 * seconds + 1
+    assert statuses.count(200) == unit.asked
+    assert statuses.count(429) == 1000 - unit.asked
 
 
 # --- Crashes

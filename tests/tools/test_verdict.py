@@ -5,7 +5,7 @@ import inspect
 import itertools
 import re
 from dataclasses import fields, replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -255,3 +255,67 @@ def test_no_sentence_in_the_code_uses_a_banned_word_alone() -> None:
 def test_a_history_tree_is_no_input_beyond_its_state() -> None:
     steps = (Step("a", "parentOf", Credentials.PRESENT, ("broken",)),)
     assert headline(facts(steps=steps), Ledger.UNKNOWN) is Headline.INTACT_SIGNER_RECOGNISED
+
+
+# --- The window
+
+
+AT = datetime(2026, 5, 1, tzinfo=UTC)
+
+
+def bracketed(
+    since: datetime | None, until: datetime | None, state: Revocation = Revocation.GOOD
+) -> Provenance:
+    found = facts(time=Window(None, until, "a token"), revocation=RevocationFacts(state))
+    recorded = Recorded(Ledger.INCLUDED, not_before=since, not_before_source="a checkpoint")
+    told = decide(found, recorded, None).provenance
+    assert told is not None
+    return told
+
+
+def test_a_checkpoint_and_a_token_make_a_window() -> None:
+    told = bracketed(AT, AT + timedelta(hours=1))
+    assert told.time == Window(AT, AT + timedelta(hours=1), "a token", "a checkpoint")
+    assert bracketed(AT, None).time == Window(AT, None, "a token", "a checkpoint")
+
+
+def test_of_two_times_that_contradict_each_other_neither_is_proven() -> None:
+    """The flaw would be to go on believing a token that dates the signature before the claim could exist."""
+    told = bracketed(AT, AT - timedelta(seconds=1))
+    assert told.time == Window()
+    assert [item.code for item in told.findings if not item.passed] == [Code.TIME_NOT_BEFORE]
+
+
+def test_a_withdrawn_signer_is_not_saved_by_a_time_that_contradicts_the_claim() -> None:
+    told = bracketed(AT, AT - timedelta(days=1), Revocation.SIGNED_BEFORE)
+    assert told.signer is Signer.REVOKED
+    assert headline(told, Ledger.INCLUDED) is Headline.SIGNER_REVOKED
+    assert bracketed(AT, AT + timedelta(days=1), Revocation.SIGNED_BEFORE).signer is Signer.RECOGNISED
+
+
+@pytest.mark.parametrize(
+    ("until", "signer", "state"),
+    [
+        (None, Signer.REVOKED, Revocation.REVOKED_TIME_UNKNOWN),
+        (AT + timedelta(days=1), Signer.REVOKED, Revocation.REVOKED),
+        (AT, Signer.REVOKED, Revocation.REVOKED),
+        (AT - timedelta(seconds=1), Signer.RECOGNISED, Revocation.SIGNED_BEFORE),
+    ],
+)
+@pytest.mark.parametrize("listed", [Revocation.GOOD, Revocation.NOT_CHECKED])
+def test_what_the_home_withdrew_is_withdrawn_whatever_list_lies_there(
+    until: datetime | None, signer: Signer, state: Revocation, listed: Revocation
+) -> None:
+    """The flaw would be to believe an old list that was put back over the registry beside it."""
+    found = facts(time=Window(None, until, "a token"), revocation=RevocationFacts(listed))
+    told = decide(found, Recorded(Ledger.UNKNOWN, withdrawn_since=AT), None).provenance
+    assert told is not None
+    assert (told.signer, told.revocation.state) == (signer, state)
+
+
+def test_the_ledger_s_clock_saves_what_the_home_withdrew_later_and_no_token_dates() -> None:
+    recorded = Recorded(Ledger.INCLUDED, logged_at=AT - timedelta(days=1), withdrawn_since=AT)
+    told = decide(facts(), recorded, None).provenance
+    assert told is not None
+    assert told.revocation.state is Revocation.SIGNED_BEFORE_BY_LEDGER
+    assert told.signer is Signer.RECOGNISED
