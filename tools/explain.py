@@ -68,6 +68,7 @@ _RAISING = (
     "tools.intake_app",
     "tools.intake_errors",
     "tools.issuance.errors",
+    "tools.issuance.judge_again",
     "tools.log_server",
     "tools.online",
     "tools.postgres",

@@ -166,11 +166,12 @@ class Signed:
                 Signature(str(each["operator"]), base64.b64decode(each["signature"], validate=True))
                 for each in about["signatures"]
             )
+            same = proposal.fields() == fields and bool(proposal.text)
         except ProposalError:
             raise
-        except (KeyError, TypeError, ValueError, RecursionError, Error) as error:
+        except (KeyError, TypeError, ValueError, RecursionError, Error, StorageError) as error:
             raise ProposalError("the proposal cannot be read") from error
-        if proposal.fields() != fields:
+        if not same:
             raise ProposalError("the proposal is not written as we write it")
         return cls(proposal, signatures)
 

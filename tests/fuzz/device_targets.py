@@ -44,7 +44,7 @@ from authn.public_key import public_pem, read_public_key
 from authn.withdrawal import MALFORMED, Reason, Standing, Withdrawn, answer, read_crl
 from tools.camera.folder import CameraDamagedError, CameraMissingError, key_address, read_camera
 from tools.issuance.enrolment import Question
-from tools.issuance.errors import MalformedError, ServiceError
+from tools.issuance.errors import MalformedError, RulesError, ServiceError
 from tools.issuance.judging import Judging, require_rules
 from tools.issuance.order import order_fields, order_of
 from tools.issuance.wire import (
@@ -423,7 +423,7 @@ DEVICE_TARGETS = (
     Target("tpm_structure", _tpm_structure, _EVIDENCE, "raw", seeds.tpm_structures, cost=2),
     Target("status_list", _status_list, (StatusListError,), "text", seeds.status_lists),
     Target("wrapped_key", _wrapped_key, (KeyFileError,), "der", seeds.wrapped_keys),
-    Target("product_rules", _product_rules, _EVIDENCE, "text", seeds.product_rules, cost=5),
+    Target("product_rules", _product_rules, (RulesError,), "text", seeds.product_rules, cost=5),
     Target("key_request", _key_request, (RequestError, KeyNotOursError), "der", seeds.key_requests),
     Target("approval", _approval, (approval.ApprovalError,), "text", seeds.approvals),
     Target("wire", _wire, (MalformedError,), "text", seeds.messages, cost=2),

@@ -25,6 +25,7 @@ from tools.errors import UnwritableError
 from tools.home import content_of
 
 SCHEMA = "lightseal-chain/1"
+_MAX_TAKEN = 256 << 20
 _TAKEN_LINE = 65
 
 
@@ -112,7 +113,7 @@ class Chain:
     def taken(self) -> frozenset[bytes]:
         """The SHA-256 of every file that was captured."""
         try:
-            text = (self._folder / "taken").read_bytes()
+            text = content_of(self._folder / "taken", _MAX_TAKEN)
         except FileNotFoundError:
             return frozenset()
         lines = (text[at : at + _TAKEN_LINE] for at in range(0, len(text), _TAKEN_LINE))

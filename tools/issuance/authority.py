@@ -235,7 +235,7 @@ class Authority:
         else:
             if at < newest - TOLERANCE:
                 raise ClockUnsafeError(
-                    f"the clock shows {at:%H:%M:%S}, and the newest entry {newest:%H:%M:%S} UTC"
+                    f"the clock shows {at:%Y-%m-%d %H:%M:%S}, and the newest entry {newest:%Y-%m-%d %H:%M:%S} UTC"
                 )
         require_valid([issuer], at)
         withdrawn = {withdrawal.target for withdrawal in self._registry.withdrawals()}

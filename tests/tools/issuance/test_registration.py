@@ -25,7 +25,6 @@ from authn.attestation.status_list import StatusList
 from authn.chain import read_certificate
 from authn.csr import make_request
 from authn.device import pseudonym, spki
-from authn.errors import EvidenceError
 from authn.evidence import Custody
 from authn.identity import plan_digest, spki_of
 from authn.keys import SigningKey, generate_p256
@@ -55,6 +54,7 @@ from tools.issuance.errors import (
     DeviceSuspectError,
     DeviceTakenError,
     PinChangedError,
+    RulesError,
 )
 from tools.issuance.judge_again import judge_again
 from tools.issuance.judging import Judging, require_rules
@@ -492,7 +492,7 @@ def test_what_the_operator_enrols_at_home_he_vouches_for_and_it_stays_so(own_off
 
 def test_rules_that_vouch_with_something_else_than_true_or_false_are_refused() -> None:
     for word in (b'"yes"', b"1", b"null", b"[]"):
-        with pytest.raises(EvidenceError, match="operator-vouches"):
+        with pytest.raises(RulesError, match="operator-vouches"):
             require_rules(b'{"operator-vouches":' + word + b"}")
     for word in (b"true", b"false"):
         require_rules(b'{"operator-vouches":' + word + b"}")
