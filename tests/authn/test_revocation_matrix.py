@@ -54,6 +54,11 @@ FORMS = {"JPEG": forge.JPEG, "PNG": "image/png"}
 GOOD, WITH_REASON, WITHOUT_REASON, DOWN = "good", "with reason", "without reason", "down"
 
 
+def judged_at() -> datetime:
+    """After the answers were made: their builder dates them by the clock, whatever moment they speak of."""
+    return datetime.now(UTC) + timedelta(minutes=1)
+
+
 class Desk:
     """An OCSP responder on a port of its own, which says what the test wants."""
 
@@ -196,7 +201,7 @@ def test_the_table_is_kept_row_by_row(
     )
     media = Media.of(io.BytesIO(files[kind, stamp]), "file", 1 << 30)
     recorded = Recorded(Ledger.UNKNOWN if logged is None else Ledger.INCLUDED, 1, logged)
-    verdict = decide(verify_media(media, sdk, lists, NOW + timedelta(minutes=1)), recorded, None)
+    verdict = decide(verify_media(media, sdk, lists, judged_at()), recorded, None)
     assert verdict.provenance is not None
     found = verdict.provenance.revocation
     assert found.state is table(stamp, logged, mode)
@@ -223,7 +228,7 @@ def test_an_expired_good_answer_is_as_good_as_none(
         forge.lists([desk.lab.root], [dial.root]), statuses=Statuses(answers=(desk.reply(question, NOW),))
     )
     media = Media.of(io.BytesIO(files["JPEG", stamp]), "file", 1 << 30)
-    found = verify_media(media, sdk, lists, NOW + age + timedelta(minutes=1)).revocation
+    found = verify_media(media, sdk, lists, judged_at() + age).revocation
     usable = stamp is not None or not age
     assert found.state is (Revocation.GOOD if usable else Revocation.NOT_CHECKED)
 

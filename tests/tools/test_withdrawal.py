@@ -25,7 +25,7 @@ HOUR = timedelta(hours=1)
 
 
 def now() -> datetime:
-    return datetime.now(UTC).replace(microsecond=0)
+    return datetime.now(UTC)
 
 
 @dataclass

@@ -5,6 +5,7 @@
                   the name that device.json says, so that key and certificate change as one
     key.pem       the key itself, where it is a file
     pool/         for one-time devices: NNNNNN.json names a key, NNNNNN.pem its chain; used up in order
+    checkpoint    the newest one of the ledger that the device was shown
     chain/        the last number and link (`tools.camera.chain`)
     queue/        one folder per capture (`tools.camera.queue`)
 
@@ -35,6 +36,7 @@ from tools.output import put_whole
 
 SCHEMA = "lightseal-camera/1"
 ONE_TIME = "one-time"
+CHECKPOINT = "checkpoint"
 OWNER_ONLY = 0o700
 _SUPERSEDED = re.compile(r"(key-[0-9a-f]{8}\.(pem|tss)|key\.pem|chain(-[0-9a-f]{8})?\.pem)")
 _POOLED = re.compile(r"([0-9]{6})\.json", re.ASCII)

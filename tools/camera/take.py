@@ -37,7 +37,7 @@ from authn.signer import Lists
 from authn.verify import verify_media
 from tools.camera import queue
 from tools.camera.chain import Chain, Counter, Pending, held
-from tools.camera.folder import Camera, PoolEmptyError
+from tools.camera.folder import CHECKPOINT, Camera, PoolEmptyError
 from tools.capture import Output, captured_with, translated
 from tools.check import LIMITS
 from tools.errors import Error, MediaRefusedError, UnreadableError
@@ -47,7 +47,6 @@ from tools.supervisor import Supervisor, Task
 from tools.verdict import Obstacle
 
 STOPPED = "stopped.json"
-CHECKPOINT = "checkpoint"
 _STRANGER = Lists()
 _log = logging.getLogger(__name__)
 

@@ -30,10 +30,9 @@ from storage.payload import parse as parse_payload
 from storage.receipt import Receipt
 from tools.camera import queue
 from tools.camera.exchange import Answer, Exchange, ServiceAnswerError
-from tools.camera.folder import Camera, PoolEmptyError, put_private
+from tools.camera.folder import CHECKPOINT, Camera, PoolEmptyError, put_private
 from tools.camera.handing import Handing, body_of
 from tools.camera.take import (
-    CHECKPOINT,
     STOPPED,
     DeviceStoppedError,
     newest_checkpoint,

@@ -24,11 +24,13 @@ from authn.custody.opening import open_provider
 from authn.device import encoded, spki
 from authn.errors import CertificateError
 from authn.identity import Lifetime, pem_chain, spki_of
-from authn.keys import KeyProvider, generate_p256, store_key
+from authn.keys import KeyProvider, generate_p256, store_key, verify_note
 from authn.revocation import host_of
+from storage.checkpoint import open_checkpoint
 from storage.errors import MalformedKeyError
 from storage.note import VerifierKey
 from tools.camera.folder import (
+    CHECKPOINT,
     Camera,
     add_pool,
     clear_superseded,
@@ -178,9 +180,18 @@ def join(joining: Joining, service: Service) -> Camera:
             _log_keys(welcome),
             enrolled.batch.certificates[0].entry,
         )
-        create_camera(camera, chains[0], maker.files(held[0]))
+        create_camera(camera, chains[0], (*maker.files(held[0]), *_known(welcome, camera.log_keys)))
         _fill(camera, held[1:], chains[1:])
     return camera
+
+
+def _known(welcome: Welcome, keys: tuple[VerifierKey, ...]) -> tuple[tuple[str, bytes], ...]:
+    """The first checkpoint, so that even what is captured before the next contact has a time before which it was not."""
+    if not welcome.checkpoint:
+        return ()
+    note = welcome.checkpoint.encode()
+    open_checkpoint(note, keys, verify_note)
+    return ((CHECKPOINT, note),)
 
 
 def renew(camera: Camera, service: Service, key: str | None = None, pool: int = POOL) -> Camera:

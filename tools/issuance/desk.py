@@ -12,6 +12,7 @@ from datetime import datetime
 from authn.attestation.judgement import Evidence, Judgement
 from storage.errors import EmptyLedgerError
 from tools.home import Home
+from tools.intake_shown import Shown
 from tools.issuance.authority import Authority
 from tools.issuance.enrolment import Completion, Door, Offer, Opening, Question, Reception
 from tools.issuance.judging import Judging
@@ -28,6 +29,7 @@ class Desk:
     home: Home
     registration: Registration
     judging: Judging
+    now: Callable[[], datetime]
 
     def begin(self, opening: Opening, tpm: TpmKeys | None) -> tuple[Offer, bytes | None]:
         """A challenge, and for a TPM what only it can open."""
@@ -41,7 +43,8 @@ class Desk:
         enrolled = self.registration.complete(completion)
         try:
             with self.home.ledger_to_read() as ledger:
-                checkpoint = ledger.checkpoint()
+                # The one that all devices are shown this hour: one of its own would tell a device's captures apart.
+                checkpoint = Shown(self.home.path, ledger, lambda _: None).at(self.now())
         except EmptyLedgerError:
             checkpoint = ""
         return Welcome(enrolled, tuple(str(key) for key in self.home.own.as_saved().keys), checkpoint)
@@ -61,7 +64,7 @@ def desk_of(
     with home.registry() as registry, closing(home.key(REGISTRATION_KEY)) as key:
         reception = Reception(home.own.origin, door)
         registration = Registration(registry, key, authority, judge, now, secrets.token_bytes, reception)
-        yield Desk(home, registration, Judging.of_home(home))
+        yield Desk(home, registration, Judging.of_home(home), now)
 
 
 @contextmanager

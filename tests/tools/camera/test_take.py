@@ -24,9 +24,8 @@ from authn.media import Media
 from authn.verify import verify_media
 from tools.camera import queue
 from tools.camera.chain import held
-from tools.camera.folder import Camera, PoolEmptyError
+from tools.camera.folder import CHECKPOINT, Camera, PoolEmptyError
 from tools.camera.take import (
-    CHECKPOINT,
     STOPPED,
     AlreadyTakenError,
     Camerawork,

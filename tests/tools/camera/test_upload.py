@@ -26,6 +26,7 @@ from storage.registry.rows import Status
 from tools.camera import queue
 from tools.camera.exchange import Answer, Exchange, ServiceAnswerError
 from tools.camera.folder import (
+    CHECKPOINT,
     Camera,
     CameraDamagedError,
     CameraMissingError,
@@ -38,7 +39,7 @@ from tools.camera.folder import (
 from tools.camera.handing import Handing
 from tools.camera.home_device import camera_of
 from tools.camera.inside import ADDRESS, inside
-from tools.camera.take import CHECKPOINT, STOPPED, DeviceStoppedError, camerawork, newest_checkpoint
+from tools.camera.take import STOPPED, DeviceStoppedError, camerawork, newest_checkpoint
 from tools.camera.upload import (
     ATTEMPTS,
     CaptureHeldUpError,

@@ -24,6 +24,8 @@ from storage.payload import canonical, parse
 from storage.registry.errors import TokenUsedError
 from storage.registry.rows import Product, Status, Target
 from tools.camera.folder import Camera, CameraBusyError, read_camera, workplace
+from tools.camera.home_device import camera_of
+from tools.camera.take import newest_checkpoint
 from tools.errors import OutputExistsError, ServiceUnreachableError, UsageError
 from tools.home import SERVICE_PRODUCT, Home
 from tools.issuance.client import HttpService, Joining, Service, join, renew
@@ -31,6 +33,7 @@ from tools.issuance.desk import own_desk
 from tools.issuance.enrolment import Completion, Offer, Opening
 from tools.issuance.errors import CustodyTooLowError, PinChangedError, ProductReservedError, ServiceError
 from tools.issuance.judge_again import judge_again
+from tools.issuance.own import enrol
 from tools.issuance.registration import PURPOSE
 from tools.issuance.terms import Terms, Title
 from tools.issuance.wire import TpmKeys, Welcome
@@ -170,7 +173,7 @@ def test_keys_are_made_beside_their_folder_and_what_a_kill_left_there_is_cleared
         assert looking.seen
         signs(renewed)
         names = {each.name for each in camera.path.iterdir()}
-        assert names == {"device.json", renewed.chain, renewed.key.removeprefix("file:")}
+        assert names == {"checkpoint", "device.json", renewed.chain, renewed.key.removeprefix("file:")}
 
 
 def test_a_service_that_is_not_there_or_no_service_is_said(tmp_path: Path) -> None:
@@ -437,3 +440,14 @@ def _say(listening: socket.socket, said: bytes) -> None:
     with connection:
         connection.recv(65536)
         connection.sendall(said)
+
+
+def test_what_is_captured_before_the_first_contact_has_a_time_before_which_it_was_not(home: Home) -> None:
+    """And all devices that enrol in the same hour are shown the same, or it would tell a device's captures apart."""
+    enrol(home, "first", "Some Camera", now())
+    enrol(home, "second", "Some Camera", now())
+    shown = [newest_checkpoint(camera_of(home, name)) for name in ("first", "second")]
+    assert shown[0]
+    assert shown[0] == shown[1]
+    with home.ledger_to_read() as ledger:
+        assert ledger.has_published(shown[0].encode())

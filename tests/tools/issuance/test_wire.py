@@ -76,7 +76,7 @@ def test_terms_refuse_with_one_error(fields: Any) -> None:
     st.builds(
         Opening,
         st.binary(min_size=32, max_size=32),
-        st.text(max_size=20),
+        st.text(max_size=20).filter(str.isprintable),
         st.none() | NAMES,
         st.none() | st.sampled_from(Lifetime),
         st.lists(st.sampled_from(Kind), min_size=1, unique=True).map(tuple),
