@@ -25,6 +25,8 @@ from tools import programs, requirements
 ROOT = Path(__file__).resolve().parents[1]
 APT_SECONDS = 300
 
+# A file's tests stay together: they share what is costly to start.
+_AT_ONCE = ("--numprocesses", "auto", "--maxprocesses", "4", "--dist", "loadfile")
 ISOLATING_VERBS = ("demo", "doctor")
 
 # What pip was told about where packages come from, in the words that uv understands.
@@ -372,7 +374,7 @@ def checks(checkout: Checkout, arguments: Sequence[str]) -> tuple[tuple[str, Com
         ("lint", (python, "-m", "ruff", "check", ".")),
         ("types", (python, "-m", "mypy")),
         ("architecture", (str(checkout.venv / "bin" / "lint-imports"),)),
-        ("tests", (python, "-m", "pytest", *arguments)),
+        ("tests", (python, "-m", "pytest", *_AT_ONCE, *arguments)),
     )
 
 

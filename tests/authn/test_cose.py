@@ -140,6 +140,7 @@ def test_an_unprotected_chain_never_replaces_the_protected_one() -> None:
         cbor2.dumps([cbor2.dumps({1: -7, 33: b"no certificate"}), {}, None, SIGNATURE]),
         cbor2.dumps([cbor2.dumps({1: -7, 33: [certificate(KEY)] * (cose.MAX_CHAIN + 1)}), {}, None, b""]),
     ],
+    ids=[f"box {number}" for number in range(13)],  # the bytes hold keys made anew each time
 )
 def test_what_is_no_detached_signature_with_a_chain_is_refused(box: bytes) -> None:
     with pytest.raises(MalformedSignatureError):

@@ -125,7 +125,7 @@ def unprivileged() -> Iterator[None]:
 def immutable(path, tmp_path_factory) -> Iterator[Path]:
     """A copy of the ledger, in a folder where nothing can be written."""
     folder = tmp_path_factory.mktemp("immutable")
-    for parent in (folder.parent, folder.parent.parent):
+    for parent in list(folder.parents)[:3]:  # of each test process, too
         if os.geteuid() == 0:
             parent.chmod(0o755)
     copy = Path(shutil.copy(path, folder / "copy.db"))
@@ -189,7 +189,7 @@ def test_replacing_is_no_way_around_the_triggers(sqlite_url, statement: str) -> 
 def test_who_may_not_lock_a_ledger_in_use_is_told_and_reads_no_mixture(path, tmp_path_factory) -> None:
     """The flaw it would catch: reading a file as unchangeable while its owner writes it."""
     folder = tmp_path_factory.mktemp("live")
-    for parent in (folder, folder.parent, folder.parent.parent):
+    for parent in [folder, *folder.parents][:4]:
         if os.geteuid() == 0:
             parent.chmod(0o755)
     copy = Path(shutil.copy(path, folder / "live.db"))

@@ -309,7 +309,8 @@ def test_a_complaint_leads_with_its_cause() -> None:
 def test_the_checks_run_in_order_and_arguments_reach_pytest(checkout: Checkout) -> None:
     steps = checks(checkout, ["-k", "merkle"])
     assert [name for name, _ in steps] == ["format", "lint", "types", "architecture", "tests"]
-    assert steps[-1][1][1:] == ("-m", "pytest", "-k", "merkle")
+    assert steps[-1][1][1:3] == ("-m", "pytest")
+    assert steps[-1][1][-2:] == ("-k", "merkle")
 
 
 def test_every_program_names_its_package_and_purpose() -> None:

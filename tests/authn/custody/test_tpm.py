@@ -572,7 +572,9 @@ def test_a_key_file_is_of_no_use_elsewhere(machine: Swtpm, tpm: Tpm, tmp_path: P
             open_tpm_key(TpmAddress(path, elsewhere.tcti))
         assert loaded(elsewhere) == 0
     damaged = WrappedKey.read(path.read_bytes())
-    broken = WrappedKey(damaged.public, damaged.private[:-1] + b"\0", protected=False)
+    broken = WrappedKey(
+        damaged.public, damaged.private[:-1] + bytes([damaged.private[-1] ^ 1]), protected=False
+    )
     path.write_bytes(broken.encode())
     with pytest.raises(KeyFileError):
         open_tpm_key(TpmAddress(path, machine.tcti))
