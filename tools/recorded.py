@@ -9,6 +9,7 @@ Does not date anything: an entry's time is its operator's word.
 import dataclasses
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from datetime import datetime
 from enum import Enum, auto
 
 import storage.errors
@@ -21,7 +22,7 @@ from storage.payload import parse as parse_payload
 from storage.policy import Policy
 from storage.receipt import Receipt
 from storage.registry.registry import Registry
-from storage.registry.rows import Capture, Contradiction, IssuedCertificate
+from storage.registry.rows import Capture, Contradiction
 from tools.bracket import bracket
 from tools.captures import beginning
 from tools.examine import Examined
@@ -37,6 +38,15 @@ _ABOUT = {
 
 
 @dataclass(frozen=True, slots=True)
+class Standing:
+    """What a registry says of one certificate: whose it is, what its key's evidence proves, since when it is withdrawn."""
+
+    device: str
+    evidence: str | None
+    withdrawn_since: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
 class Book:
     """A ledger opened for reading, its keys, and the issuances already proven from it.
 
@@ -48,6 +58,7 @@ class Book:
     registry: Registry | None = None
     witnesses: Policy | None = None
     issuances: dict[str, tuple[int, Custody | None]] = field(default_factory=dict)
+    standings: dict[str, "Standing | None"] = field(default_factory=dict)
 
     def close(self) -> None:
         """Let go of the databases."""
@@ -245,10 +256,10 @@ def _with_place(recorded: Recorded, provenance: Provenance, book: Book) -> Recor
     """Where in its device's chain a capture stands, and what its key's evidence proves by now."""
     if book.registry is None or provenance.identity is None or provenance.certificate is None:
         return recorded
-    certificate = book.registry.certificate_by_digest(bytes.fromhex(provenance.certificate.sha256))
-    if certificate is None:
+    standing = _standing(book.registry, provenance.certificate.sha256, book.standings)
+    if standing is None:
         return recorded
-    custody = _rejudged(book.registry, certificate, recorded.custody)
+    custody = _rejudged(standing, recorded.custody)
     if custody is not recorded.custody:
         said = (
             f"the evidence of where the key is kept proves {custody.value if custody else 'nothing'} by now, and"
@@ -256,22 +267,35 @@ def _with_place(recorded: Recorded, provenance: Provenance, book: Book) -> Recor
         )
         finding = Finding.fails(Code.CUSTODY_STANDS, said)
         recorded = dataclasses.replace(recorded, custody=custody, findings=(*recorded.findings, finding))
-    withdrawal = book.registry.withdrawal_of(certificate)
-    if withdrawal is not None:
-        recorded = dataclasses.replace(recorded, withdrawn_since=withdrawal.since)
+    recorded = dataclasses.replace(recorded, withdrawn_since=standing.withdrawn_since)
     if provenance.capture is None:
         return recorded
-    place, whole = _chained(book.registry, provenance.identity, provenance.capture, certificate.device)
+    place, whole = _chained(book.registry, provenance.identity, provenance.capture, standing.device)
     finding = Finding(Code.CAPTURE_CHAIN, whole, place)
     return dataclasses.replace(recorded, place=place, findings=(*recorded.findings, finding))
 
 
-def _rejudged(registry: Registry, certificate: IssuedCertificate, logged: Custody | None) -> Custody | None:
+def _standing(registry: Registry, digest: str, known: dict[str, Standing | None]) -> Standing | None:
+    """What is asked once for each certificate of a run, whose lists do not change while it goes on either."""
+    if digest not in known:
+        certificate = registry.certificate_by_digest(bytes.fromhex(digest))
+        if certificate is None:
+            known[digest] = None
+        else:
+            evidence, withdrawal = registry.evidence_of(certificate), registry.withdrawal_of(certificate)
+            known[digest] = Standing(
+                certificate.device,
+                None if evidence is None else evidence.custody,
+                None if withdrawal is None else withdrawal.since,
+            )
+    return known[digest]
+
+
+def _rejudged(standing: Standing, logged: Custody | None) -> Custody | None:
     """The lesser of what was logged and what its own key's evidence proves by now; it never gains by ageing."""
-    evidence = registry.evidence_of(certificate)
-    if logged is None or evidence is None:
+    if logged is None or standing.evidence is None:
         return logged
-    newest = next((member for member in Custody if member.value == evidence.custody), Custody.E0)
+    newest = next((member for member in Custody if member.value == standing.evidence), Custody.E0)
     return min(logged, newest, key=lambda member: member.value)
 
 
