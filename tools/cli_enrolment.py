@@ -162,7 +162,7 @@ def device_renew(context: click.Context, folder: Path, address: str | None, pool
 @click.option("--why", required=True, help="The reason, for whoever looks at it later.")
 @click.pass_context
 def device_suspend(context: click.Context, name: str, why: str) -> None:
-    """Take nothing from the device NAME for now; its certificates stay good."""
+    """Take nothing from the device NAME until it is activated again; its certificates stay good."""
     from storage.registry.rows import Status
 
     with home_of(context).registry() as registry:

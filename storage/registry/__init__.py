@@ -9,7 +9,7 @@ a file: which certificates belong to one device.
     from storage.registry.rows import Capture, Device, Product, Status, Target, Withdrawal, ...
     from storage.registry import errors
 
-    with Registry.create("sqlite:////home/registry.db") as registry: ...     # or open(url)
+    with Registry.create("sqlite:///registry.db") as registry: ...     # or open(url)
 
 Opening
     Registry.create(url) -> Registry          makes it where there is none, and opens it

@@ -5,11 +5,8 @@ list of withdrawn attestation certificates changes.
 """
 
 import json
-import os
-import secrets
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 from authn.attestation import android, app_attest, tpm
@@ -20,10 +17,10 @@ from authn.device import Certificate, read_chain
 from authn.errors import CertificateError, EvidenceError
 from authn.evidence import Custody
 from authn.keys import Keeping
-from tools.errors import HomeDamagedError
 from tools.home import Home, content_of
 from tools.issuance.enrolment import Door, Question
 from tools.issuance.errors import AttestationRefusedError, RulesError
+from tools.output import made_once
 
 STATUS_LIST = "attestation-status.json"
 _SECRET = "activation.secret"  # noqa: S105 - the name of a file
@@ -45,7 +42,7 @@ class Judging:
         """With the home's own status list and secret; without a list, one that is too old to enrol by."""
         place = home.path / STATUS_LIST
         status = StatusList.parse(content_of(place, MAX_BYTES)) if place.exists() else StatusList(_NEVER)
-        return cls(status, _secret_of(home.path / "keys" / _SECRET))
+        return cls(status, made_once(home.path / "keys" / _SECRET, _SECRET_BYTES))
 
     def __call__(self, evidence: Evidence, question: Question, at: datetime) -> Judgement:
         """Judge evidence for an enrolment; an old status list is none."""
@@ -151,20 +148,3 @@ def _certificates(rules: Any, name: str) -> tuple[Certificate, ...]:
         return tuple(certificate for text in texts for certificate in read_chain(text.encode()))
     except (CertificateError, UnicodeEncodeError) as error:
         raise EvidenceError(f"the product's TPM rules name {name} that cannot be read") from error
-
-
-def _secret_of(place: Path) -> bytes:
-    """The service's own secret; made where there is none, and by one process only."""
-    try:
-        descriptor = os.open(place, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    except FileExistsError:
-        secret = content_of(place)
-    else:
-        secret = secrets.token_bytes(_SECRET_BYTES)
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(secret)
-            file.flush()
-            os.fsync(descriptor)
-    if len(secret) != _SECRET_BYTES:
-        raise HomeDamagedError(f"{place} does not hold {_SECRET_BYTES} bytes")
-    return secret

@@ -179,3 +179,12 @@ def test_nobody_goes_back_behind_the_list_in_use_without_saying_so(home: Home, t
     assert Judging.of_home(home).status == StatusList(today - timedelta(days=1))
     for alone in (("--older",), ("--fetched", earlier)):
         assert isinstance(judged(home, *alone).exception, UsageError)
+
+
+def test_a_secret_whose_making_was_cut_short_blocks_no_enrolment(home: Home, tmp_path: Path) -> None:
+    """The flaw would be to call an empty file damage for ever: nothing was ever made with it."""
+    place = home.path / "keys" / "activation.secret"
+    place.write_bytes(b"")
+    assert joined(home, "standard", tmp_path / "cam")
+    assert len(place.read_bytes()) == 32
+    assert place.stat().st_mode & 0o077 == 0
